@@ -1,0 +1,1 @@
+"""Which neurons go, and is the model still right?"""

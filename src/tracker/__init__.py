@@ -1,0 +1,1 @@
+"""Which neurons exist in a model, and what do they do?"""

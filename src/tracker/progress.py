@@ -1,0 +1,76 @@
+"""A progress bar for any step that turns out to be long, and silence for the others.
+
+The bar goes to the standard error stream, appears once the step has lasted two seconds, and leaves nothing behind. It
+stays away where no one looks on (the stream is not a terminal), unless `NEURONSCOPE_PROGRESS=1` asks for it.
+"""
+
+import os
+import threading
+from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+
+PATIENCE_SECONDS = 2.0
+
+# One console for all bars: rich stacks the bars of one console (an epoch's inside a run's) instead of mixing their lines.
+_console = Console(stderr=True)
+_enabled: bool | None = None
+
+
+def set_enabled(enabled: bool | None) -> None:
+    """Show bars always (True) or never (False) in this process; None returns to the rule of the module."""
+    global _enabled
+    _enabled = enabled
+
+
+def progress(iterable: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """The items of `iterable`, with a bar once the step has lasted two seconds.
+
+    `total` is the number of items; by default the length of `iterable` where it has one.
+    """
+    if total is None and isinstance(iterable, Sized):
+        total = len(iterable)
+    with _bar(description, total) as bar:
+        for item in iterable:
+            yield item
+            if bar is not None:
+                bar.advance(bar.task_ids[0])
+
+
+@contextmanager
+def step(description: str) -> Iterator[None]:
+    """A step without countable parts: a bar that only says that work goes on, once it has lasted two seconds."""
+    with _bar(description, None):
+        yield
+
+
+@contextmanager
+def _bar(description: str, total: int | None) -> Iterator[Progress | None]:
+    if not _wanted():
+        yield None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    bar = Progress(*columns, TimeRemainingColumn(), console=_console, transient=True)
+    bar.add_task(description, total=total)
+    # A timer, because the first item alone may be what takes long.
+    timer = threading.Timer(PATIENCE_SECONDS, bar.start)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield bar
+    finally:
+        timer.cancel()
+        timer.join()
+        if bar.live.is_started:
+            bar.stop()
+
+
+def _wanted() -> bool:
+    if _enabled is not None:
+        return _enabled
+    return _console.is_terminal or os.environ.get("NEURONSCOPE_PROGRESS") == "1"
