@@ -1,0 +1,41 @@
+"""Two fingerprints of a model: of its structure, which training keeps, and of its content, which training changes."""
+
+from __future__ import annotations
+
+import hashlib
+from itertools import chain
+
+import torch
+from torch import nn
+
+
+def structure_fingerprint(model: nn.Module) -> str:
+    """Names, shapes and kinds of all parameters and buffers, and the model's class; 16 hexadecimal digits.
+
+    The same for a model trained further; another for one that was pruned.
+    """
+    digest = hashlib.sha256(type(unwrapped(model)).__qualname__.encode())
+    for name, tensor in _tensors(model):
+        digest.update(f"{name}:{tuple(tensor.shape)};".encode())
+    return digest.hexdigest()[:16]
+
+
+def content_fingerprint(model: nn.Module) -> str:
+    """Structure plus every value and dtype; 16 hexadecimal digits. Reads all weights once."""
+    digest = hashlib.sha256(structure_fingerprint(model).encode())
+    for name, tensor in _tensors(model):
+        plain = tensor.detach().cpu().contiguous()
+        digest.update(f"{name}:{plain.dtype};".encode())
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module under `torch.compile`'s wrapper, or the model itself."""
+    inner = getattr(model, "_orig_mod", model)
+    return inner if isinstance(inner, nn.Module) else model
+
+
+def _tensors(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    inner = unwrapped(model)
+    return sorted(chain(inner.named_parameters(remove_duplicate=False), inner.named_buffers()), key=lambda item: item[0])
