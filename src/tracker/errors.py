@@ -1,7 +1,7 @@
 """Every error this project raises on purpose: what happened, with which value, and what to do about it.
 
-All of them are `NeuronScopeError`, so one `except` catches the project. Each also is the built-in error that a caller who
-has never heard of this project would expect (`ValueError` for a bad argument, `OSError` for a disk that is full, …).
+All of them are `NeuronScopeError`, so one `except` catches the project. Each also is the built-in error that a caller
+who has never heard of this project would expect (`ValueError` for a bad argument, `OSError` for a full disk, …).
 """
 
 from collections.abc import Iterable

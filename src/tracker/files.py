@@ -110,11 +110,11 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _errno(error: OSError | SafetensorError) -> int | None:
-    """The number of the operating system's error. safetensors' own writer passes it on only inside its message."""
+def _errno(error: OSError | SafetensorError) -> int:
+    """The operating system's error number, or 0. safetensors' own writer passes it on only inside its message."""
     if isinstance(error, OSError):
-        return error.errno
-    return next((number for number in _WAY_OUT if f"os error {number})" in str(error)), None)
+        return error.errno or 0
+    return next((number for number in _WAY_OUT if f"os error {number})" in str(error)), 0)
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

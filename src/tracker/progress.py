@@ -1,7 +1,8 @@
 """A progress bar for any step that turns out to be long, and silence for the others.
 
 The bar goes to the standard error stream, appears once the step has lasted two seconds, and leaves nothing behind. It
-stays away where no one looks on (the stream is not a terminal), unless `NEURONSCOPE_PROGRESS=1` asks for it.
+stays away where no one looks on (the stream is not a terminal), unless `NEURONSCOPE_PROGRESS=1` asks for it: then every
+long step leaves one line in the log.
 """
 
 import os
@@ -17,7 +18,7 @@ T = TypeVar("T")
 
 PATIENCE_SECONDS = 2.0
 
-# One console for all bars: rich stacks the bars of one console (an epoch's inside a run's) instead of mixing their lines.
+# One console for all bars: rich stacks the bars of one console (an epoch's inside a run's) and mixes those of two.
 _console = Console(stderr=True)
 _enabled: bool | None = None
 
@@ -55,10 +56,16 @@ def _bar(description: str, total: int | None) -> Iterator[Progress | None]:
         yield None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    bar = Progress(*columns, TimeRemainingColumn(), console=_console, transient=True)
+    bar = Progress(
+        *columns,
+        TimeRemainingColumn(),
+        console=_console,
+        transient=_console.is_terminal,
+        redirect_stdout=False,  # what a command prints is its answer: it must not end up among the bars on stderr
+    )
     bar.add_task(description, total=total)
     # A timer, because the first item alone may be what takes long.
-    timer = threading.Timer(PATIENCE_SECONDS, bar.start)
+    timer = threading.Timer(PATIENCE_SECONDS, _show, [bar])
     timer.daemon = True
     timer.start()
     try:
@@ -68,6 +75,11 @@ def _bar(description: str, total: int | None) -> Iterator[Progress | None]:
         timer.join()
         if bar.live.is_started:
             bar.stop()
+
+
+def _show(bar: Progress) -> None:
+    bar.start()
+    bar.refresh()  # a bar inside another one is not drawn by its own start
 
 
 def _wanted() -> bool:

@@ -1,0 +1,67 @@
+# `make` alone lists what there is to do. Everything runs in .venv, which `make setup` builds.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# A surrounding environment must not leak into .venv.
+unexport PYTHONHOME
+unexport PYTHONPATH
+unexport VIRTUAL_ENV
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+# The first Python that starts and is new enough: a name on the path may be a shim for a version that is not there.
+PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$python"; break; }; done)
+
+.PHONY: help setup demo test chromium bench docs lint format clean
+
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(INSTALLED) ## Build .venv with everything the demo and the tests use
+
+# Debian ships venv without pip unless python3-venv is installed; then the pip of the system fills the new environment.
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "NeuronScope needs Python 3.11 or newer. Name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
+		|| { rm -rf $(VENV) && $(PYTHON) -m venv --without-pip $(VENV); }
+	$(BIN)/python -m pip --version >/dev/null 2>&1 \
+		|| $(PYTHON) -m pip --python $(BIN)/python install --quiet pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: setup ## Train a small network on handwritten digits, prune it, prove it, report
+	$(BIN)/neuronscope demo
+
+test: lint chromium ## Check style, types, import direction and behaviour
+	$(BIN)/python -m pytest
+
+chromium: ## Install Chromium for the browser tests, where it is missing
+	@command -v chromium >/dev/null || { \
+		if [ "$$(id -u)" = 0 ]; then as_root=; else as_root=sudo; fi; \
+		$$as_root apt-get update -qq && $$as_root apt-get install -y -qq --no-install-recommends chromium; \
+	} || echo "Chromium is missing and could not be installed: the browser tests will be skipped." >&2
+
+bench: setup ## Measure the cost of tracking and the gain of pruning
+	@for script in benchmarks/*.py; do echo "$$script"; $(BIN)/python "$$script"; done
+
+docs: setup ## Run every code block of the README and docs/
+	$(BIN)/python -m pytest tests/docs
+
+lint: setup ## Check style, types and import direction only
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup ## Rewrite the code in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove .venv, builds and caches; what runs have written to outputs/ stays
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
