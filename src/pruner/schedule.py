@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from pruner.limits import checked_share
 from tracker.errors import PlanError, nearest
 
 FORMAT_VERSION = 1
@@ -30,11 +31,7 @@ def gradual_targets(initial: float, final: float, num_epochs: int, schedule: str
     Raises:
         PlanError: a sparsity outside [0, 1], a final one below the initial one, no epochs, or an unknown schedule.
     """
-    for name, value in (("initial", initial), ("final", final)):
-        if not is_share(value):
-            raise PlanError(
-                f"The {name} sparsity {value!r} is not a number from 0 to 1.", hint="Give a share of all neurons."
-            )
+    initial, final = checked_share(initial, "initial sparsity"), checked_share(final, "final sparsity")
     if final < initial:
         raise PlanError(
             f"The final sparsity {final} is below the initial sparsity {initial}.",
@@ -50,7 +47,7 @@ def gradual_targets(initial: float, final: float, num_epochs: int, schedule: str
         )
     curve = CURVES[schedule]
     steps = num_epochs - 1
-    return [initial + (final - initial) * curve(epoch / steps) for epoch in range(steps)] + [float(final)]
+    return [initial + (final - initial) * curve(epoch / steps) for epoch in range(steps)] + [final]
 
 
 def describe(
@@ -79,11 +76,6 @@ def target_at(schedule: dict[str, Any], epoch: int) -> float:
             hint=f"Its epochs are 0 to {len(targets) - 1}; make a schedule of more epochs if you train longer.",
         )
     return targets[epoch]
-
-
-def is_share(value: object) -> bool:
-    """Whether `value` is a number from 0 to 1; truth values and NaN are not."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def _is_integer(value: object) -> bool:

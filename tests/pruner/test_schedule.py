@@ -44,10 +44,10 @@ def test_each_schedule_has_its_own_middle() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((-0.1, 0.5, 10), "initial sparsity -0.1"),
-        ((0.0, 1.5, 10), "final sparsity 1.5"),
-        ((0.0, float("nan"), 10), "final sparsity nan"),
-        ((0.0, "half", 10), "final sparsity 'half'"),
+        ((-0.1, 0.5, 10), "initial sparsity = -0.1"),
+        ((0.0, 1.5, 10), "final sparsity = 1.5"),
+        ((0.0, float("nan"), 10), "final sparsity = nan"),
+        ((0.0, "half", 10), "final sparsity = 'half'"),
         ((0.5, 0.2, 10), "cannot come back"),
         ((0.0, 0.5, 0), "num_epochs = 0"),
         ((0.0, 0.5, 2.5), "num_epochs = 2.5"),

@@ -1,0 +1,106 @@
+"""How much may still be removed: every layer and the whole model keep what the configuration says."""
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from pruner.config import PruningConfig
+from tracker.errors import PlanError
+from tracker.neuron_map import NeuronMap
+
+
+def checked_share(value: object, what: str) -> float:
+    """`value` if it is a number from 0 to 1; raises `PlanError`, which calls it `what`, otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise PlanError(f"{what} = {value!r} is not a number from 0 to 1.", hint="Give the share of neurons to remove.")
+    return float(value)
+
+
+def share_of(share: float, size: int) -> int:
+    """How many neurons a share is: rounded down, so that no share is ever exceeded.
+
+    >>> share_of(0.3, 10), share_of(0.25, 10)
+    (3, 2)
+    """
+    return math.floor(share * size + 1e-9)  # 0.3 * 10 is 2.9999999999999996
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a model may still lose.
+
+    `original` is the size of every group when the model was first seen, `current` its size now. `room` is how many
+    neurons a group may still lose under `max_sparsity_per_layer` and `min_neurons_per_layer`, `total` how many the
+    model may still lose under `max_pruning_ratio`.
+    """
+
+    original: Mapping[str, int]
+    current: Mapping[str, int]
+    room: Mapping[str, int]
+    total: int
+    config: PruningConfig
+
+    @classmethod
+    def of(cls, neurons: NeuronMap, original: Mapping[str, int], config: PruningConfig) -> Self:
+        """The limits of a model with the map `neurons`, whose groups had the sizes `original` at first."""
+        current = {group.name: group.size for group in neurons}
+        first = {name: original.get(name, size) for name, size in current.items()}
+        thresholds = config.thresholds
+        room = {
+            name: max(
+                0,
+                min(
+                    share_of(thresholds.max_sparsity_per_layer, first[name]) - (first[name] - size),
+                    size - thresholds.min_neurons_per_layer,
+                ),
+            )
+            for name, size in current.items()
+        }
+        everything = sum(first.values())
+        gone = everything - sum(current.values())
+        total = max(0, share_of(config.validation.max_pruning_ratio, everything) - gone)
+        return cls(first, current, room, total, config)
+
+    def wanted(self, share: float, layers: Collection[str]) -> int:
+        """How many neurons `layers` together still have to lose until `share` of what they had at first is gone."""
+        first, now = (sum(sizes[name] for name in layers) for sizes in (self.original, self.current))
+        return max(0, share_of(share, first) - (first - now))
+
+    def shortfall(self, share: float, layers: Collection[str]) -> str | None:
+        """Why `layers` cannot lose `share` of their first size, with the numbers; None if they can."""
+        wanted = self.wanted(share, layers)
+        room = sum(self.room[name] for name in layers)
+        if wanted <= min(room, self.total):
+            return None
+        where = f"Layer '{next(iter(layers))}'" if len(layers) == 1 else "The model"
+        return (
+            f"{where} cannot lose a share of {share:g}: that is {wanted} more neurons, and only "
+            f"{min(room, self.total)} may go ({self._in_words(room)})."
+        )
+
+    def check(self, remove: Mapping[str, Collection[int]]) -> None:
+        """Raise `PlanError` if the removal of these neurons would break a limit."""
+        for name, neurons in remove.items():
+            if len(neurons) > self.room[name]:
+                raise PlanError(
+                    f"Layer '{name}' may lose {self.room[name]} of its {self.current[name]} neurons, not "
+                    f"{len(neurons)} ({self._in_words(self.room[name])}).",
+                    hint="Remove fewer neurons, or change these limits in the configuration.",
+                )
+        total = sum(len(neurons) for neurons in remove.values())
+        if total > self.total:
+            raise PlanError(
+                f"The model may lose {self.total} more neurons, not {total} ({self._in_words(total)}).",
+                hint="Remove fewer neurons, or raise validation.max_pruning_ratio.",
+            )
+
+    def _in_words(self, room: int) -> str:
+        """The limits that bind: those of the layers, or that of the model where it is the tighter one."""
+        if self.total < room:
+            return f"validation.max_pruning_ratio = {self.config.validation.max_pruning_ratio:g}"
+        thresholds = self.config.thresholds
+        return (
+            f"thresholds.max_sparsity_per_layer = {thresholds.max_sparsity_per_layer:g}, "
+            f"thresholds.min_neurons_per_layer = {thresholds.min_neurons_per_layer}"
+        )
