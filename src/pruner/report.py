@@ -1,0 +1,411 @@
+"""The report of a run: what a person asks about it, as versioned data, and as a page made from that data alone.
+
+`build_report` turns a run's results into a `Report`; `write_report` stores it as JSON and as one self-contained HTML
+file; `open_report` finds the report of any past run.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pruner import report_text as text
+from pruner.outputs import RunOutputs, list_runs
+from pruner.results import Measured, Outcome, PrunedLayer, TrackedLayer, WorkflowResults
+from tracker.errors import StorageError, nearest
+from tracker.files import read_json, write_json, write_text
+
+PROFILE_BINS = 64
+"""A layer's activity is drawn in at most this many steps."""
+
+Unit = Literal["count", "bytes", "flops", "milliseconds", "share", "number"]
+Better = Literal["lower", "higher"]
+REASONS: Mapping[str, str] = {
+    "dead": "never fired on any of the data",
+    "constant": "always said the same, whatever the data",
+    "inactive": "fired less often than the threshold",
+    "redundant": "said the same as another neuron, which stays",
+    "low score": "ranked lowest by weight and activity, up to the target",
+}
+"""Why a neuron goes, in words. "low score" are the neurons that the strategy chose and no recommendation named."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Figure(_Part):
+    """One number, before and after. `after` is None where nothing was changed, `better` says which way is good."""
+
+    name: str
+    unit: Unit
+    before: float | int
+    after: float | int | None
+    better: Better
+
+
+class Bin(_Part):
+    """Some neighbouring neurons of a layer: their mean firing frequency, and how many of `size` were removed."""
+
+    size: int
+    firing: float | None
+    removed: int
+
+
+class Layer(_Part):
+    """A layer before and after, and its neurons in order as at most 64 bins."""
+
+    name: str
+    kind: str
+    exact: bool
+    note: str
+    before: int
+    after: int
+    profile: tuple[Bin, ...]
+
+
+class Removal(_Part):
+    """A neuron that went: why, on which evidence, and its score where the strategy gave one."""
+
+    layer: str
+    neuron: int
+    reason: str
+    evidence: str
+    score: float | None
+
+
+class Suggestion(_Part):
+    """Advice that pruning does not follow by itself: neurons to merge, a layer to widen."""
+
+    kind: Literal["merge", "expand"]
+    layer: str
+    detail: str
+
+
+class FrozenNeurons(_Part):
+    """Neurons that cannot be removed, and why."""
+
+    name: str
+    size: int
+    reason: str
+
+
+class Check(_Part):
+    """A check of the pruned model and what it measured."""
+
+    name: str
+    passed: bool
+    detail: str
+    measured: dict[str, Any]
+
+
+class Epoch(_Part):
+    """An epoch that the tracker logged."""
+
+    epoch: int
+    loss: float | None
+    accuracy: float | None
+
+
+class Environment(_Part):
+    """Where, with what and on what the run happened."""
+
+    versions: dict[str, str]
+    platform: str
+    processor: str
+    device: str
+    dtype: str
+    threads: int
+    seed: int
+    batch: tuple[str, ...]
+    batches: int
+    samples: int
+    config: dict[str, Any]
+
+
+class Report(_Part):
+    """Everything the page shows."""
+
+    version: Literal[1] = 1
+    run: str
+    model_name: str
+    model: str
+    started: str
+    seconds: dict[str, float]
+    outcome: Outcome
+    headline: str
+    summary: str
+    strategy: str
+    figures: tuple[Figure, ...]
+    layers: tuple[Layer, ...]
+    reasons: dict[str, int]
+    removals: tuple[Removal, ...]
+    suggestions: tuple[Suggestion, ...]
+    passed: int
+    total: int
+    checks: tuple[Check, ...]
+    frozen: tuple[FrozenNeurons, ...]
+    operators_without_rule: dict[str, int]
+    loading: str
+    history: tuple[Epoch, ...]
+    environment: Environment
+    files: dict[str, str]
+    warnings: tuple[str, ...]
+
+
+def build_report(results: WorkflowResults) -> Report:
+    """The report of a run, from its results alone."""
+    run, tracking, pruning = results["run"], results["tracking_results"], results["pruning_results"]
+    verification = results["verification_results"]
+    environment = results["environment"]
+    removals = _removals(pruning["layers"], results["recommendations"])
+    figures = _figures(results["metrics"]["before"], results["metrics"]["after"])
+    checks = tuple(Check.model_validate(check) for check in verification["checks"])
+    return Report(
+        run=run["name"],
+        model_name=run["model_name"],
+        model=run["model"],
+        started=run["started"],
+        seconds=run["seconds"],
+        outcome=run["outcome"],
+        headline=_headline(results, figures),
+        summary=_summary(results),
+        strategy=pruning["strategy"],
+        figures=figures,
+        layers=tuple(_layer(name, layer, pruning["layers"].get(name)) for name, layer in tracking["layers"].items()),
+        reasons=dict(Counter(removal.reason for removal in removals).most_common()),
+        removals=removals,
+        suggestions=_suggestions(results["recommendations"]),
+        passed=verification["summary"]["passed"],
+        total=verification["summary"]["total"],
+        checks=checks,
+        frozen=tuple(FrozenNeurons.model_validate(entry) for entry in tracking["frozen"]),
+        operators_without_rule=tracking["operators_without_rule"],
+        loading=_loading(run["outcome"], run["model"], results["outputs"]),
+        history=tuple(Epoch.model_validate(epoch) for epoch in tracking["history"]),
+        environment=Environment.model_validate(
+            {**environment, "batches": tracking["batches"], "samples": tracking["samples"]}
+        ),
+        files=results["outputs"],
+        warnings=tuple(pruning["warnings"]),
+    )
+
+
+def write_report(report: Report, run: RunOutputs) -> dict[str, str]:
+    """Store the report twice, for a person and for a program; returns `{"html": path, "json": path}`.
+
+    Raises:
+        StorageError: a file cannot be written.
+    """
+    from pruner.report_html import render_report
+
+    write_text(run.report_html, render_report(report))
+    write_json(run.report_json, report.model_dump(mode="json"))
+    return {"html": str(run.report_html), "json": str(run.report_json)}
+
+
+def load_report(path: str | os.PathLike[str]) -> Report:
+    """Read a report's JSON.
+
+    Raises:
+        StorageError: the file is missing, or is not a report of this version.
+    """
+    data = read_json(path, what="a report")
+    try:
+        return Report.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise StorageError(
+            f"{path} is not a report of version 1: {where}: {first['msg']}.",
+            hint="Run the workflow again to write a new report.",
+        ) from error
+
+
+def open_report(report: str | os.PathLike[str] = "latest", output_dir: str | os.PathLike[str] = "outputs") -> Path:
+    """The HTML file of a past run's report.
+
+    `report` is "latest", the name of a run, or the path of a report's HTML or JSON file. A page that is missing is
+    made again from the JSON.
+
+    Raises:
+        StorageError: there is no such report.
+    """
+    runs = list_runs(output_dir)
+    given = Path(report)
+    if given.suffix in (".html", ".json") and given.is_file():
+        return _page(given)
+    if str(report) == "latest" and runs:
+        return _page(runs[0].report_json)
+    for run in runs:
+        if run.name == str(report):
+            return _page(run.report_json)
+    if not runs:
+        raise StorageError(
+            f"There is no report under {Path(output_dir) / 'reports'}.",
+            hint="Run `neuronscope demo` or `neuronscope prune` first, or name the directory of its outputs.",
+        )
+    raise StorageError(
+        f"There is no report '{report}' under {Path(output_dir) / 'reports'}."
+        f"{nearest(str(report), [run.name for run in runs])}",
+        hint=f"The latest run is '{runs[0].name}'.",
+    )
+
+
+def _page(path: Path) -> Path:
+    """The HTML beside a report's JSON."""
+    page = path.with_suffix(".html")
+    if not page.is_file():
+        from pruner.report_html import render_report
+
+        write_text(page, render_report(load_report(path)))
+    return page
+
+
+def _figures(before: Measured, after: Measured | None) -> tuple[Figure, ...]:
+    figures: list[Figure] = []
+
+    def add(name: str, unit: Unit, first: float | None, second: float | None, better: Better) -> None:
+        if first is not None and (after is None or second is not None):
+            figures.append(Figure(name=name, unit=unit, before=first, after=second, better=better))
+
+    # A missing model after has no figures at all: `after` stays None on every line.
+    late: Mapping[str, Any] = after or {}
+    add("neurons", "count", before["neurons"], late.get("neurons"), "lower")
+    add("parameters", "count", before["parameters"], late.get("parameters"), "lower")
+    add("size", "bytes", before["bytes"], late.get("bytes"), "lower")
+    add("FLOPs", "flops", before["flops"], late.get("flops"), "lower")
+    add("latency", "milliseconds", before["latency_ms"], late.get("latency_ms"), "lower")
+    add("accuracy", "share", before["accuracy"], late.get("accuracy"), "higher")
+    for name, value in before["quality"].items():
+        add(name, "number", value, late.get("quality", {}).get(name), "higher")
+    return tuple(figures)
+
+
+def _layer(name: str, tracked: TrackedLayer, pruned: PrunedLayer | None) -> Layer:
+    size, firing = tracked["size"], tracked["firing_frequency"]
+    removed = set(pruned["removed"]) if pruned else set()
+    bins = min(size, PROFILE_BINS)
+    profile = []
+    for index in range(bins):
+        neurons = range(index * size // bins, (index + 1) * size // bins)
+        profile.append(
+            Bin(
+                size=len(neurons),
+                firing=sum(firing[neuron] for neuron in neurons) / len(neurons) if firing else None,
+                removed=sum(neuron in removed for neuron in neurons),
+            )
+        )
+    return Layer(
+        name=name,
+        kind=tracked["kind"],
+        exact=tracked["exact"],
+        note=tracked["note"],
+        before=size,
+        after=size - len(removed),
+        profile=tuple(profile),
+    )
+
+
+def _removals(layers: Mapping[str, PrunedLayer], recommendations: Mapping[str, Any]) -> tuple[Removal, ...]:
+    """Every removed neuron with its reason, those that a recommendation named first."""
+    named = {(entry["layer"], entry["neuron"]): entry for entry in recommendations.get("prune", [])}
+    removals = []
+    for name, layer in layers.items():
+        scores: list[float | None] = [*layer["scores"]] if "scores" in layer else [None] * len(layer["removed"])
+        for neuron, score in zip(layer["removed"], scores, strict=True):
+            entry = named.get((name, neuron), {})
+            reason = str(entry.get("reason", "low score"))
+            removals.append(
+                Removal(
+                    layer=name,
+                    neuron=neuron,
+                    reason=reason,
+                    evidence=text.evidence(entry.get("evidence")),
+                    score=score,
+                )
+            )
+    rank = {reason: place for place, reason in enumerate(REASONS)}
+    return tuple(sorted(removals, key=lambda removal: rank.get(removal.reason, -1)))
+
+
+def _suggestions(recommendations: Mapping[str, Any]) -> tuple[Suggestion, ...]:
+    merge = (
+        Suggestion(
+            kind="merge",
+            layer=entry["layer"],
+            detail=f"neurons {entry['neurons'][0]} and {entry['neurons'][1]} correlate at {entry['correlation']:.3f}",
+        )
+        for entry in recommendations.get("merge", [])
+    )
+    expand = (
+        Suggestion(
+            kind="expand",
+            layer=entry["layer"],
+            detail=f"{entry['reason']}: {text.evidence(entry['evidence'])}; try {entry['suggested']} neurons",
+        )
+        for entry in recommendations.get("expand", [])
+    )
+    return (*expand, *merge)
+
+
+def _headline(results: WorkflowResults, figures: tuple[Figure, ...]) -> str:
+    outcome, pruning = results["run"]["outcome"], results["pruning_results"]
+    summary = results["verification_results"]["summary"]
+    neurons = text.count(pruning["neurons_before"], "neuron")
+    checks = f"{summary['passed']}/{summary['total']} checks"
+    if outcome == "dry run":
+        return f"Dry run: {pruning['neurons_pruned']:,} of {neurons} would go"
+    if outcome == "nothing to remove":
+        return f"Nothing to remove: all {neurons} stay"
+    if outcome == "restored":
+        return f"Restored: only {checks} passed, so the model is as it was"
+    parts = [phrase for figure in figures if (phrase := _phrase(figure))]
+    sentence = ", ".join([*parts, f"proven: {checks}"])
+    return sentence[:1].upper() + sentence[1:]
+
+
+def _phrase(figure: Figure) -> str:
+    """What the headline says about a figure; nothing about most."""
+    if figure.after is None:
+        return ""
+    if figure.name == "parameters":
+        return text.smaller(int(figure.before), int(figure.after))
+    if figure.unit == "milliseconds":
+        return text.speed(figure.before, figure.after)
+    if figure.better == "higher":
+        return text.quality(figure.name, figure.before, figure.after, as_percent=figure.unit == "share")
+    return ""
+
+
+def _summary(results: WorkflowResults) -> str:
+    run, pruning, layers = results["run"], results["pruning_results"], results["tracking_results"]["layers"]
+    model = run["model_name"]
+    share = f"{pruning['neurons_pruned']:,} of {text.count(pruning['neurons_before'], 'neuron')}"
+    where = f"{pruning['layers_affected']} of {text.count(len(layers), 'layer')}"
+    if run["outcome"] == "pruned":
+        return (
+            f"{share} were taken out of {where} of {model}. "
+            "What is left answers as the original does with those neurons silenced."
+        )
+    if run["outcome"] == "dry run":
+        return f"{share} would be taken out of {where} of {model}. The plan fits the model; the model is unchanged."
+    if run["outcome"] == "restored":
+        tried = sum(len(neurons) for neurons in pruning["plan"]["remove"].values())
+        return f"{text.count(tried, 'neuron')} were taken out of {model}, a check failed, and every one was put back."
+    return f"No neuron of {model} met the conditions for removal. The model is unchanged."
+
+
+def _loading(outcome: Outcome, model: str, outputs: Mapping[str, str]) -> str:
+    """Python that loads the result."""
+    if outcome != "pruned" or "pruned_model" not in outputs:
+        return ""
+    return (
+        "from pruner import load_pruned\n\n"
+        f"# {model} stands for what builds the original model: the class, or any function without arguments.\n"
+        f"model = load_pruned({json.dumps(outputs['pruned_model'])}, {model})\n"
+    )
