@@ -1,0 +1,217 @@
+"""`discover`: which neurons exist in a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import nn
+
+from tracker import fake, trial
+from tracker.errors import DiscoveryError
+from tracker.example_inputs import HOW_TO_GIVE_INPUTS, Call, candidate_calls, first_batch_call, given_call
+from tracker.fingerprint import structure_fingerprint, unwrapped
+from tracker.flow import Flow, freeze_outputs
+from tracker.flow import run as run_with_labels
+from tracker.groups import LabelledSite, frozen_parts, group
+from tracker.integers import integers_of, solve
+from tracker.labels import Block
+from tracker.layer_integers import layer_integers
+from tracker.neuron_map import Frozen, Integer, NeuronGroup, NeuronMap
+from tracker.resolve import resolve
+from tracker.sizes import Attribute, integer_attributes, read_path, write_path
+
+
+class _Discovered(NamedTuple):
+    neurons: NeuronMap
+    call: Call
+
+
+_remembered: WeakKeyDictionary[nn.Module, _Discovered] = WeakKeyDictionary()
+
+
+def discover(
+    model: nn.Module,
+    example_inputs: Any = None,
+    example_kwargs: Mapping[str, Any] | None = None,
+    *,
+    data_loader: Iterable[Any] | None = None,
+) -> NeuronMap:
+    """Find the neurons of a model by running its own forward once on fake tensors.
+
+    `example_inputs` is a tensor or a tuple of positional arguments (`()` for none), `example_kwargs` a dict that may
+    hold non-tensors. Without them the first batch of `data_loader` is used, or what the model itself names, or shapes
+    guessed from its first layers. Weights and inputs may be on the meta device. The model is left as it was.
+
+    Raises `DiscoveryError` where no call works, saying how to pass one.
+    """
+    model = unwrapped(model)
+    _check(model)
+    call = given_call(model, example_inputs, example_kwargs)
+    if call is None and data_loader is not None:
+        call = first_batch_call(model, data_loader)
+    if call is None:
+        call = _working_call(model)
+    flow, sites = _trace(model, call)
+    neurons = _map(model, flow, sites)
+    neurons = _refuse(neurons, trial.refusals(model, neurons, call))
+    _remembered[model] = _Discovered(neurons, call)
+    return neurons
+
+
+def neurons_of(
+    model: nn.Module, neurons: NeuronMap | None = None, *, data_loader: Iterable[Any] | None = None
+) -> NeuronMap:
+    """The map given, else the one last discovered for this very model, else a new one."""
+    return neurons or last_discovered(model) or discover(model, data_loader=data_loader)
+
+
+def last_discovered(model: nn.Module) -> NeuronMap | None:
+    """The map last discovered for this very model, if its structure is still the same."""
+    found = _remembered.get(unwrapped(model))
+    return found.neurons if found and found.neurons.fingerprint == structure_fingerprint(model) else None
+
+
+def example_call(model: nn.Module) -> Call | None:
+    """The call that the model was last discovered with; it stays good after the model was pruned."""
+    found = _remembered.get(unwrapped(model))
+    return found.call if found else None
+
+
+def forget(model: nn.Module) -> None:
+    """Drop what was remembered of a model."""
+    _remembered.pop(unwrapped(model), None)
+
+
+def _check(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise DiscoveryError(f"A model is a torch.nn.Module, not {type(model).__name__}.")
+    if next(model.parameters(), None) is None:
+        raise DiscoveryError(f"{type(model).__name__} has no parameters.", hint="Nothing can be pruned.")
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise DiscoveryError(
+                f"Parameter '{name}' is not initialised yet.", hint="Run one forward of the lazy model first."
+            )
+        if parameter.is_quantized or not (parameter.is_floating_point() or parameter.is_complex()):
+            raise DiscoveryError(
+                f"Parameter '{name}' holds quantised weights ({parameter.dtype}).",
+                hint="Prune the model before it is quantised.",
+            )
+
+
+def _working_call(model: nn.Module) -> Call:
+    """The first candidate that the model's forward accepts."""
+    failures: list[str] = []
+    for call in candidate_calls(model):
+        try:
+            with fake.left_as_found(model), fake.stand_ins(model) as (stand_in, stand_in_call):
+                fake.run(model, stand_in, stand_in_call(call))
+            return call
+        except fake.NEEDS_VALUES:
+            return call
+        except Exception as error:  # a guess may fail in any way; the last failure is reported
+            failures.append(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}")
+    tried = f" The last of {len(failures)} guesses failed with {failures[-1]}." if failures else ""
+    raise DiscoveryError(f"No example inputs for {type(model).__name__} could be guessed.{tried}", hint=HOW_TO_GIVE_INPUTS)
+
+
+def _trace(model: nn.Module, call: Call) -> tuple[Flow, list[LabelledSite]]:
+    try:
+        return _trace_with(model, call, real=False)
+    except fake.NEEDS_VALUES as error:
+        if any(tensor.device.type == "meta" for tensor in fake.tensors(model).values()):
+            raise DiscoveryError(
+                f"{type(model).__name__} looks at values, but its weights are on the meta device: {error}",
+                hint="Load the weights before discovering it.",
+            ) from error
+        return _trace_with(model, call, real=True)
+
+
+def _trace_with(model: nn.Module, call: Call, *, real: bool) -> tuple[Flow, list[LabelledSite]]:
+    flow = Flow()
+    sites: list[LabelledSite] = []
+    names = fake.aliases(model)
+    with fake.left_as_found(model), fake.stand_ins(model, real=real) as (stand_in, stand_in_call):
+        for name, tensor in stand_in.items():
+            if not tensor.is_floating_point() and not tensor.is_complex():
+                continue
+            blocks = []
+            for dim, size in enumerate(tensor.shape):
+                if size > 1:
+                    labels = flow.space.fresh(size)
+                    sites.append(LabelledSite(names[name], dim, labels))
+                    blocks.append(Block((dim,), flow.space.grid(labels)))
+            flow.put(tensor, blocks)
+        inputs = stand_in_call(call)
+        for tensor in _input_tensors(inputs):
+            flow.set_static(tensor, False)
+        _track_integers(flow, model)
+        try:
+            freeze_outputs(flow, run_with_labels(flow, model, lambda: fake.run(model, stand_in, inputs)))
+        except fake.NEEDS_VALUES:
+            raise
+        except Exception as error:
+            raise DiscoveryError(
+                f"{type(model).__name__} fails on the example inputs: {type(error).__name__}: {error}",
+                hint=HOW_TO_GIVE_INPUTS,
+            ) from error
+    return flow, sites
+
+
+def _input_tensors(call: Call) -> list[torch.Tensor]:
+    return [leaf for leaf in torch.utils._pytree.tree_leaves((call.args, call.kwargs)) if isinstance(leaf, torch.Tensor)]
+
+
+def _track_integers(flow: Flow, model: nn.Module) -> None:
+    """Let every integer attribute remember its name; `left_as_found` takes that back."""
+    for name, module in model.named_modules():
+        for path in list(integer_attributes(module)):
+            write_path(module, path, flow.tracked(read_path(module, path), Attribute(name, path)))
+
+
+def _map(model: nn.Module, flow: Flow, sites: list[LabelledSite]) -> NeuronMap:
+    parts = resolve(flow.space)
+    grouping = group(flow, parts, sites)
+    sizes = np.array([g.size for g in grouping.groups], dtype=np.int64)
+    modules = dict(model.named_modules())
+    solution = solve(flow, parts, grouping.group_of, sizes, lambda a: int(read_path(modules[a.module], a.path)))
+    solved = integers_of(solution.integers, [g.name for g in grouping.groups])
+    alone = {index: "is a single neuron" for index, g in enumerate(grouping.groups) if g.size < 2}
+    refused = {grouping.groups[index].name: reason for index, reason in {**alone, **solution.refused}.items()}
+    whole = NeuronMap(
+        groups=grouping.groups,
+        frozen=frozen_parts(flow, parts, sites),
+        integers=solved,
+        fingerprint=structure_fingerprint(model),
+        model=type(model).__name__,
+        operators_without_rule=dict(flow.operators_without_rule),
+    )
+    kept = _refuse(whole, refused)
+    return replace(kept, integers=(*kept.integers, *layer_integers(model, kept.groups, kept.integers)))
+
+
+def _refuse(neurons: NeuronMap, refused: Mapping[str, str]) -> NeuronMap:
+    """The map with some groups frozen."""
+    if not refused:
+        return neurons
+    kept = tuple(g for g in neurons.groups if g.name not in refused)
+    frozen = tuple(_frozen(g, refused[g.name]) for g in neurons.groups if g.name in refused)
+    integers = (
+        Integer(i.module, i.path, {name: n for name, n in i.follows.items() if name not in refused})
+        for i in neurons.integers
+    )
+    return replace(
+        neurons,
+        groups=kept,
+        frozen=(*neurons.frozen, *frozen),
+        integers=tuple(integer for integer in integers if integer.follows),
+    )
+
+
+def _frozen(refused: NeuronGroup, reason: str) -> Frozen:
+    return Frozen(refused.name, refused.size, reason, refused.producers)

@@ -1,0 +1,368 @@
+"""One run of a model's own `forward` with labels on its tensors.
+
+Two modes look on. `_Operators` sees every aten operator and lets its rule (`tracker.operators`) say which labels the
+output carries and which it ties together; an operator without a rule freezes what enters it. `_Functions` sees the
+calls above, where integers still know their origin (`tracker.sizes`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from tracker import calls
+from tracker.labels import Block, Grid, Labels, LabelSpace, constant_axes
+from tracker.operators import rule_for
+from tracker.sizes import Expression, Size, Tracked, sources
+
+_CARRIED = "_neuronscope_labels"
+_CACHES = ("past_key_values", "cache_params", "mems")  # kept for the next call, not part of the answer
+
+
+@dataclass
+class Carried:
+    """What a tensor carries: its blocks of labels, and whether it depends on the model's inputs."""
+
+    blocks: tuple[Block, ...] = ()
+    static: bool = True
+
+
+class Equation(NamedTuple):
+    """Somewhere the code computed `expression` for the size of one axis of `grid`."""
+
+    expression: Expression
+    grid: Grid
+    axis: int
+    where: str
+
+
+class NumberUse(NamedTuple):
+    """Somewhere the code turned `expression` into a number."""
+
+    expression: Expression
+    where: str
+
+
+class Consumption(NamedTuple):
+    """A contraction of an activation with a weight: `activation` and `weight` are the labels that it ties."""
+
+    weight: Labels
+    activation: Labels
+    module: str
+    axis: int
+    how: Literal["input", "operator"]
+    operator: str
+
+
+class Writing(NamedTuple):
+    """The output axis of a weight in a product, a convolution or a look-up."""
+
+    labels: Labels
+    operator: str
+
+
+class Frame(NamedTuple):
+    """A module that is running."""
+
+    name: str
+    module: nn.Module
+
+
+@dataclass
+class Flow:
+    """The trace: labels on tensors, and everything the operators and the code said about them."""
+
+    space: LabelSpace = field(default_factory=LabelSpace)
+    frames: list[Frame] = field(default_factory=lambda: [Frame("", nn.Module())])
+    call: calls.Call = field(default_factory=calls.Call)
+    operator: str = ""
+    operators_without_rule: Counter[str] = field(default_factory=Counter)
+    sizes: list[tuple[Grid, int]] = field(default_factory=list)
+    equations: list[Equation] = field(default_factory=list)
+    numbers: list[NumberUse] = field(default_factory=list)
+    consumptions: list[Consumption] = field(default_factory=list)
+    written: list[Writing] = field(default_factory=list)
+
+    # What tensors carry
+
+    def carried(self, tensor: Tensor) -> Carried:
+        """What the tensor carries; an empty record where nothing was said about it."""
+        return getattr(tensor, _CARRIED, None) or Carried()
+
+    def blocks(self, tensor: Tensor) -> tuple[Block, ...]:
+        """The tensor's blocks of labels; their axes are disjoint."""
+        return self.carried(tensor).blocks
+
+    def is_static(self, tensor: Tensor) -> bool:
+        """Whether the tensor is computed from parameters and constants alone."""
+        return self.carried(tensor).static
+
+    def put(self, tensor: Tensor, blocks: Iterable[Block]) -> None:
+        """Lay blocks over a tensor. Axes of size one carry nothing, and a constant axis of a grid is no axis of it."""
+        kept: list[Block] = []
+        for axes, grid in blocks:
+            cells = grid.cells
+            assert cells.shape == tuple(tensor.shape[axis] for axis in axes), (self.operator, axes, cells.shape, tensor.shape)
+            drop = [i for i, axis in enumerate(axes) if tensor.shape[axis] == 1]
+            if grid.joint and len(drop) < len(axes):
+                drop = sorted({*drop, *constant_axes(cells)})
+                if len(drop) == len(axes):  # one label everywhere: keep the longest axis
+                    drop.remove(max(drop, key=lambda i: cells.shape[i]))
+            if len(drop) == len(axes):
+                continue
+            if drop:
+                cells = cells[tuple(0 if i in drop else slice(None) for i in range(len(axes)))]
+                axes = tuple(axis for i, axis in enumerate(axes) if i not in drop)
+                grid = self.space.grid(cells)
+            kept.append(Block(tuple(axes), grid))
+        setattr(tensor, _CARRIED, Carried(tuple(kept), self.is_static(tensor)))
+
+    def set_static(self, tensor: Tensor, static: bool) -> None:
+        """Say whether the tensor is computed from parameters and constants alone."""
+        setattr(tensor, _CARRIED, Carried(self.blocks(tensor), static))
+
+    # What rules say about axes
+
+    def axis_of(self, tensor: Tensor, axis: int) -> tuple[Grid, int] | None:
+        """The grid over an axis, and which axis of the grid it is."""
+        axis %= max(tensor.dim(), 1)
+        for axes, grid in self.blocks(tensor):
+            if axis in axes:
+                return grid, axes.index(axis)
+        return None
+
+    def vector(self, tensor: Tensor, axis: int) -> Labels | None:
+        """The labels of one axis, or None where it has none."""
+        found = self.axis_of(tensor, axis)
+        return None if found is None else self.space.margin(*found)
+
+    def fix(self, tensor: Tensor, axis: int, reason: str) -> None:
+        """The axis cannot change its size."""
+        axis %= max(tensor.dim(), 1)
+        blocks = self.blocks(tensor)
+        if not any(axis in block.axes for block in blocks):
+            return
+        left = [self.space.without(b, [axis], self.located(reason)) if axis in b.axes else b for b in blocks]
+        self.put(tensor, [block for block in left if block is not None])
+
+    def freeze(self, tensor: Tensor, reason: str) -> None:
+        """Nothing that the tensor carries can be removed."""
+        for _, grid in self.blocks(tensor):
+            self.space.freeze(grid.cells, self.located(reason))
+            for margin in grid.margins.values():
+                self.space.freeze(margin, self.located(reason))
+
+    def tie_axes(self, left: Tensor, left_axis: int, right: Tensor, right_axis: int, reason: str) -> Labels | None:
+        """Two axes go together; one without labels freezes the other. Returns the labels of the first that has some."""
+        a, b = self.vector(left, left_axis), self.vector(right, right_axis)
+        if a is not None and b is not None:
+            self.space.tie(a, b)
+        elif a is not None or b is not None:
+            self.space.freeze(a if b is None else b, self.located(reason))  # type: ignore[arg-type]
+        return b if a is None else a
+
+    def contract(self, x: Tensor, x_axis: int, weight: Tensor, weight_axis: int, out_axis: int) -> None:
+        """A contraction of `x` with `weight` over one axis; `out_axis` is the weight's axis that the output keeps."""
+        if self.vector(x, x_axis) is None and self.vector(weight, weight_axis) is None:
+            self.note_writer(weight, out_axis)
+            return
+        self.tie_axes(x, x_axis, weight, weight_axis, "reads an axis without neurons, such as the model's input")
+        read, site = self.vector(x, x_axis), self.vector(weight, weight_axis)
+        if self.is_static(weight):
+            self.note_writer(weight, out_axis)
+            if site is not None and read is not None:
+                self.note_reader(x, x_axis, read, site)
+        elif not self.is_static(x):
+            for label in (read, site):
+                if label is not None:
+                    self.space.mark(label, "attention")
+
+    def note_writer(self, weight: Tensor, out_axis: int) -> None:
+        """The weight writes what its axis `out_axis` indexes."""
+        if self.is_static(weight) and (written := self.vector(weight, out_axis)) is not None:
+            self.written.append(Writing(written, self.operator))
+
+    def note_reader(self, x: Tensor, axis: int, read: Labels, site: Labels) -> None:
+        """A weight, whose contracted axis has the labels `site`, reads `read` along an axis of `x`."""
+        frame = self.frames[-1]
+        plain = calls.reads_its_input(frame.module)
+        how: Literal["input", "operator"] = "input" if plain is not None else "operator"
+        axis = plain if plain is not None else axis % x.dim() - x.dim()
+        self.consumptions.append(Consumption(site, read, frame.name, axis, how, self.operator))
+
+    # What the code said
+
+    def located(self, reason: str) -> str:
+        """The reason with the module that is running."""
+        return f"{reason} (in {self.frames[-1].name})" if self.frames[-1].name else reason
+
+    def tracked(self, value: int, expression: Expression) -> Tracked:
+        """An integer that reports to this trace."""
+        return Tracked(value, expression, self.notice_number)
+
+    def notice_number(self, expression: Expression, where: str) -> None:
+        """An integer with an origin became a number."""
+        self.numbers.append(NumberUse(expression, f"{where}, in {self.frames[-1].name or 'the model'}"))
+
+    def tracked_shape(self, tensor: Tensor) -> tuple[int, ...]:
+        """The tensor's shape, its labelled sizes tracked."""
+        return tuple(self.tracked_size(tensor, axis) for axis in range(tensor.dim()))
+
+    def tracked_size(self, tensor: Tensor, axis: int) -> int:
+        """One size of the tensor, tracked where the axis is labelled."""
+        found = self.axis_of(tensor, axis)
+        if found is None:
+            return tensor.shape[axis]
+        self.sizes.append(found)
+        return self.tracked(tensor.shape[axis], Size(len(self.sizes) - 1))
+
+    def explain(self, tensor: Tensor, axis: int, size: Any) -> None:
+        """The code gave `size` for this axis: a constant fixes it, an expression must come out right after a removal."""
+        found = self.axis_of(tensor, axis)
+        if found is None or not isinstance(size, int) or size == -1:
+            return
+        if isinstance(size, Tracked):
+            self.explain_axis(size.expression, *found)
+        else:
+            self.fix(tensor, axis, f"`{self.call.name}` gives it the constant size {int(size)}")
+
+    def explain_axis(self, expression: Expression, grid: Grid, axis: int) -> None:
+        """An expression must come out as the size of an axis of a grid."""
+        self.equations.append(Equation(expression, grid, axis, self.located(self.call.name)))
+
+    def explain_count(self, expression: Expression, labels: Labels) -> None:
+        """An expression must come out as the number of `labels` that stay."""
+        self.explain_axis(expression, Grid(labels), 0)
+
+    def virtual(self, tensor: Tensor, axis: int, size: Any) -> None:
+        """An axis made to order (`zeros(B, C)`, `expand`) follows the size it was made with."""
+        if isinstance(size, Tracked) and tensor.shape[axis] > 1 and self.axis_of(tensor, axis) is None:
+            grid = Grid(self.space.fresh(tensor.shape[axis]))
+            self.put(tensor, [*self.blocks(tensor), Block((axis,), grid)])
+            self.explain_axis(size.expression, grid, 0)
+
+    def own_size(self, expression: Expression, grid: Grid, axis: int) -> bool:
+        """Whether an expression is computed from the size of this very axis."""
+        return any(
+            isinstance(source, Size) and self.sizes[source.number][0] is grid and self.sizes[source.number][1] == axis
+            for source in sources(expression)
+        )
+
+
+class _Operators(TorchDispatchMode):
+    """Applies the rule of every operator."""
+
+    def __init__(self, flow: Flow) -> None:
+        super().__init__()
+        self.flow = flow
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        flow = self.flow
+        inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        outputs = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        static = all(flow.is_static(tensor) for tensor in inputs)
+        flow.operator = str(func)
+        if outputs and any(flow.blocks(tensor) for tensor in inputs):
+            rule = rule_for(func)
+            if rule is not None:
+                rule(flow, out, *args, **kwargs)
+            else:
+                flow.operators_without_rule[flow.operator] += 1
+                for tensor in inputs:
+                    flow.freeze(tensor, f"enters `{flow.operator}`, which has no rule")
+        for tensor in outputs:
+            flow.set_static(tensor, static)
+        return out
+
+
+class _Functions(TorchFunctionMode):
+    """Watches sizes where they still know their origin."""
+
+    def __init__(self, flow: Flow) -> None:
+        super().__init__()
+        self.flow = flow
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        flow = self.flow
+        if func == calls.SHAPE_GETTER:
+            func(*args)
+            return torch.Size(flow.tracked_shape(args[0]))
+        if func is Tensor.size:
+            axis = args[1] if len(args) > 1 else kwargs.get("dim")
+            return torch.Size(flow.tracked_shape(args[0])) if axis is None else flow.tracked_size(args[0], axis)
+        if func is Tensor.numel:
+            count: int = 1
+            for size in flow.tracked_shape(args[0]):
+                count = size * count
+            return count
+        outer, flow.call = flow.call, calls.Call.of(func, args, kwargs)
+        try:
+            out = func(*args, **kwargs)
+            calls.interpret(flow, flow.call, out)
+            return out
+        finally:
+            flow.call = outer
+
+
+def run(flow: Flow, model: nn.Module, call: Callable[[], Any]) -> Any:
+    """Run `call` (a forward of `model`) with labels flowing; the stack of running modules is kept by hooks."""
+    handles = []
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue
+
+        def enter(module: nn.Module, args: Any, name: str = name) -> None:
+            flow.frames.append(Frame(name, module))
+
+        def leave(module: nn.Module, args: Any, out: Any) -> None:
+            flow.frames.pop()
+
+        handles.append(module.register_forward_pre_hook(enter))
+        handles.append(module.register_forward_hook(leave))
+    try:
+        with _Functions(flow), _Operators(flow):
+            return call()
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def freeze_outputs(flow: Flow, output: Any) -> None:
+    """What the model returns must stay as it is."""
+    for tensor in output_tensors(output):
+        flow.freeze(tensor, "is the model's output")
+
+
+def output_tensors(output: Any) -> list[Tensor]:
+    """Every tensor in an output of any structure: tuples, dicts, dataclasses, objects with attributes."""
+    found: list[Tensor] = []
+    seen: set[int] = set()
+    todo: list[Any] = [output]
+    while todo:
+        value = todo.pop(0)
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif id(value) in seen or isinstance(value, str | bytes | int | float | nn.Module | type(None)):
+            continue
+        elif isinstance(value, dict):
+            todo.extend(item for key, item in value.items() if key not in _CACHES)
+        elif isinstance(value, Sequence | set):
+            todo.extend(value)
+        elif hasattr(value, "__dict__"):
+            todo.extend(vars(value).values())
+        elif hasattr(value, "__slots__"):
+            todo.extend(getattr(value, slot) for slot in value.__slots__ if hasattr(value, slot))
+        seen.add(id(value))
+    return found
+

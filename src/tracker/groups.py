@@ -1,0 +1,242 @@
+"""From components to neuron groups: components that touch the same parameter dimensions belong together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracker.flow import Consumption, Flow
+from tracker.labels import Labels
+from tracker.neuron_map import Frozen, Kind, NeuronGroup, Positions, Read, Site
+from tracker.resolve import Components
+
+_SILENT = ("is a kernel",)
+
+
+@dataclass(frozen=True)
+class LabelledSite:
+    """The labels of one parameter dimension, under every name that the tensor has."""
+
+    names: tuple[str, ...]
+    dim: int
+    labels: Labels
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """One site a name."""
+        return tuple(Site(name, self.dim) for name in self.names)
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """The groups, and for every component its group (-1: none)."""
+
+    groups: tuple[NeuronGroup, ...]
+    group_of: NDArray[np.int64]
+
+
+def group(flow: Flow, parts: Components, sites: Sequence[LabelledSite]) -> Grouping:
+    """All neuron groups, in the order of the model's parameters."""
+    reads = _distinct_reads(flow.consumptions, sites)
+    vectors = [parts.of[site.labels] for site in sites] + [parts.of[read.activation] for read, _ in reads]
+    touched = np.zeros(parts.count, dtype=bool)
+    for vector in vectors[: len(sites)]:
+        touched[vector] = True
+    alive = touched & ~parts.frozen
+    group_of, rank = _partition(vectors, alive)
+    positions = [_by_group(vector, group_of, rank) for vector in vectors]
+    count = int(group_of.max(initial=-1)) + 1
+    facts = _Facts.of(flow, parts, sites, group_of, count)
+    members: list[dict[Site, Positions]] = [{} for _ in range(count)]
+    owners: list[list[int]] = [[] for _ in range(count)]
+    for number, (site, found) in enumerate(zip(sites, positions, strict=False)):
+        for index, where in found.items():
+            owners[index].append(number)
+            for name in site.sites:
+                members[index][name] = where
+    readers: list[list[Read]] = [[] for _ in range(count)]
+    for (read, name), found in zip(reads, positions[len(sites) :], strict=True):
+        for index, where in found.items():
+            readers[index].append(Read(read.module, name, read.axis, where, read.how, read.operator))
+    made = [facts.describe(i, owners[i], members[i], tuple(readers[i])) for i in range(count)]
+    return Grouping(tuple(_unique_names(made)), group_of)
+
+
+def frozen_parts(flow: Flow, parts: Components, sites: Sequence[LabelledSite]) -> tuple[Frozen, ...]:
+    """What writes activations but cannot be removed, with the first reason that froze it."""
+    first_reason = np.full(parts.count, -1)
+    for index in reversed(range(len(flow.space.frozen))):
+        first_reason[parts.of[flow.space.frozen[index][0]]] = index
+    written = _site_flags([w.labels for w in flow.written], sites, flow.space.size)
+    entries: dict[tuple[str, str], tuple[int, list[Site]]] = {}
+    for number, site in enumerate(sites):
+        components = parts.of[site.labels]
+        stays = components[parts.frozen[components]]
+        if not written[number] or not len(stays):
+            continue
+        (index, _), *_ = Counter(first_reason[stays].tolist()).most_common(1)
+        reason = flow.space.frozen[index][1]
+        if reason.startswith(_SILENT):
+            continue
+        key = (site.sites[0].module or site.names[0], reason)
+        size, where = entries.get(key, (0, []))
+        entries[key] = (max(size, len(stays)), [*where, *site.sites])
+    return tuple(Frozen(name, size, reason, tuple(where)) for (name, reason), (size, where) in entries.items())
+
+
+def _partition(vectors: Sequence[Labels], alive: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Group number and rank in the group of every component, both -1 where it has none.
+
+    The signature of a component is a sum of random numbers, one for each place it touches: 128 bits, so that two
+    different sets of places do not meet.
+    """
+    random = np.random.default_rng(0).integers(1, 2**63, size=(len(vectors), 2), dtype=np.uint64)
+    signature = np.zeros((len(alive), 2), dtype=np.uint64)
+    first = np.full(len(alive), np.iinfo(np.int64).max, dtype=np.int64)
+    offset = 0
+    for number, vector in enumerate(vectors):
+        counts = np.bincount(vector[alive[vector]], minlength=len(alive)) if len(vector) > len(alive) // 8 else None
+        if counts is not None:
+            signature += counts.astype(np.uint64)[:, None] * random[number]
+        else:
+            touched, repeats = np.unique(vector, return_counts=True)
+            signature[touched] += repeats.astype(np.uint64)[:, None] * random[number]
+        np.minimum.at(first, vector, offset + np.arange(len(vector)))
+        offset += len(vector)
+    chosen = np.flatnonzero(alive)
+    group_of = np.full(len(alive), -1, dtype=np.int64)
+    rank = np.full(len(alive), -1, dtype=np.int64)
+    if not len(chosen):
+        return group_of, rank
+    keys = np.ascontiguousarray(signature[chosen]).view([("a", np.uint64), ("b", np.uint64)]).ravel()
+    _, inverse = np.unique(keys, return_inverse=True)
+    start = np.full(int(inverse.max()) + 1, np.iinfo(np.int64).max)
+    np.minimum.at(start, inverse, first[chosen])
+    order = np.argsort(np.argsort(start))
+    group_of[chosen] = order[inverse]
+    by_place = chosen[np.lexsort((first[chosen], group_of[chosen]))]
+    sizes = np.bincount(group_of[by_place])
+    rank[by_place] = np.arange(len(by_place)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return group_of, rank
+
+
+def _by_group(vector: Labels, group_of: NDArray[np.int64], rank: NDArray[np.int64]) -> dict[int, Positions]:
+    """For each group that touches this place: the positions of its neurons, shape (size, k)."""
+    where = np.flatnonzero(group_of[vector] >= 0)
+    groups, ranks = group_of[vector[where]], rank[vector[where]]
+    order = np.lexsort((where, ranks, groups))
+    where, groups, ranks = where[order], groups[order], ranks[order]
+    starts = np.flatnonzero(np.diff(groups, prepend=-1))
+    pieces = zip(starts, np.append(starts, len(groups))[1:], strict=True)
+    return {
+        int(groups[a]): where[a:b].astype(np.int64).reshape(len(np.unique(ranks[a:b])), -1) for a, b in pieces
+    }
+
+
+@dataclass
+class _Facts:
+    """What the trace knows about sites and groups, for the description of groups."""
+
+    sites: Sequence[LabelledSite]
+    consumed: list[bool]
+    written: list[bool]
+    convolved: list[bool]
+    notes: list[str]
+    marked: Mapping[str, set[int]]
+
+    @classmethod
+    def of(
+        cls, flow: Flow, parts: Components, sites: Sequence[LabelledSite], group_of: NDArray[np.int64], count: int
+    ) -> _Facts:
+        """Gather the facts of a trace."""
+        marked: dict[str, set[int]] = {"attention": set(), "stream": set(), "expert": set()}
+        for labels, mark in flow.space.marks:
+            marked[mark].update(np.unique(group_of[parts.of[labels]]).tolist())
+        notes = [""] * count
+        for labels, reason in reversed(flow.space.inexact):
+            for index in np.unique(group_of[parts.of[labels]]).tolist():
+                if index >= 0:
+                    notes[index] = reason
+        size = flow.space.size
+        return cls(
+            sites,
+            _site_flags([c.weight for c in flow.consumptions], sites, size),
+            _site_flags([w.labels for w in flow.written], sites, size),
+            _site_flags([w.labels for w in flow.written if "convolution" in w.operator], sites, size),
+            notes,
+            marked,
+        )
+
+    def describe(
+        self, index: int, owners: list[int], members: dict[Site, Positions], reads: tuple[Read, ...]
+    ) -> NeuronGroup:
+        """The group that lies on the sites `owners`."""
+        others = [number for number in owners if not self.consumed[number]]
+        writers = [number for number in others if self.written[number]]
+        modules = {site.module for number in writers for site in self.sites[number].sites}
+        beside = [n for n in others if n not in writers and self.sites[n].sites[0].module in modules]
+        producers = tuple(site for n in [*writers, *beside] or others or owners for site in self.sites[n].sites)
+        note = self.notes[index] or ("" if reads else "no weight reads it")
+        return NeuronGroup(
+            name=producers[0].module or producers[0].parameter,
+            size=len(next(iter(members.values()))),
+            kind=self._kind(index, writers, note),
+            exact=not note,
+            producers=producers,
+            consumers=tuple(site for n in owners if self.consumed[n] for site in self.sites[n].sites),
+            members=members,
+            reads=reads,
+            note=note,
+        )
+
+    def _kind(self, index: int, writers: list[int], note: str) -> Kind:
+        stream = index in self.marked["stream"]
+        if index in self.marked["attention"]:
+            return "attention"
+        if index in self.marked["expert"]:
+            return "expert"
+        if any(self.convolved[number] for number in writers) and not (stream and note):
+            return "channel"
+        if stream:
+            return "residual"
+        return "mlp" if writers else "other"
+
+
+def _site_flags(marked: Sequence[Labels], sites: Sequence[LabelledSite], size: int) -> list[bool]:
+    """Which sites own one of these labels."""
+    flags = np.zeros(size, dtype=bool)
+    for labels in marked:
+        flags[labels] = True
+    return [bool(flags[site.labels].any()) for site in sites]
+
+
+def _distinct_reads(
+    consumptions: Sequence[Consumption], sites: Sequence[LabelledSite]
+) -> list[tuple[Consumption, str]]:
+    """Every place where a weight reads activations, once, with the weight's name."""
+    starts = np.array([int(site.labels[0]) for site in sites])
+    order = np.argsort(starts)
+    found: dict[tuple[str, str, int], tuple[Consumption, str]] = {}
+    for consumption in consumptions:
+        first = int(consumption.weight[0])
+        site = sites[order[np.searchsorted(starts[order], first, side="right") - 1]]
+        if first < int(site.labels[0]) + len(site.labels):
+            name = _name_in(site.names, consumption.module)
+            found.setdefault((consumption.module, name, consumption.axis), (consumption, name))
+    return list(found.values())
+
+
+def _name_in(names: tuple[str, ...], module: str) -> str:
+    return next((name for name in names if name.rpartition(".")[0] == module), names[0])
+
+
+def _unique_names(groups: Sequence[NeuronGroup]) -> Iterator[NeuronGroup]:
+    """Two groups that one module produces are told apart by a number in brackets."""
+    seen: Counter[str] = Counter()
+    for made in groups:
+        seen[made.name] += 1
+        yield made if seen[made.name] == 1 else replace(made, name=f"{made.name}[{seen[made.name] - 1}]")

@@ -1,0 +1,198 @@
+"""Which integer attributes follow the neurons, and which groups the code could not follow.
+
+Wherever the code named a size, `expression(attributes, sizes) = what stays of that axis` must hold after any removal.
+What stays is linear in the number of neurons that stay in each group, so an equation is checked at a few random
+numbers. An attribute seen alone is what stays; one seen only inside expressions is solved for; a group that makes an
+equation fail is refused, with the place in the code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracker.flow import Equation, Flow
+from tracker.labels import Grid
+from tracker.neuron_map import Integer
+from tracker.resolve import Components
+from tracker.sizes import Arithmetic, Attribute, Expression, Size, evaluate, sources
+
+_DRAWS = 4
+
+
+@dataclass(frozen=True)
+class Form:
+    """`total` positions, of which each removed neuron of group g takes `per_neuron[g]`; `uneven` groups take various."""
+
+    total: int
+    per_neuron: Mapping[int, int] = field(default_factory=dict)
+    uneven: frozenset[int] = frozenset()
+
+    def after(self, removed: NDArray[np.int64]) -> int:
+        """The size after removing `removed[g]` neurons of every group."""
+        return self.total - sum(int(removed[group]) * times for group, times in self.per_neuron.items())
+
+
+@dataclass
+class Solution:
+    """The integers that follow, and the groups that must be refused with the reason."""
+
+    integers: dict[Attribute, Form]
+    refused: dict[int, str]
+
+
+def solve(
+    flow: Flow,
+    parts: Components,
+    group_of: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+    value_of: Callable[[Attribute], int],
+) -> Solution:
+    """Solve all equations of a trace for groups of `sizes` neurons; `value_of` reads an attribute of the model."""
+    refused: dict[int, str] = {}
+    while True:
+        system = _System(flow, parts, group_of, sizes, value_of, frozenset(refused))
+        new = system.refusals()
+        if not new:
+            return Solution({a: f for a, f in system.known.items() if f.per_neuron}, refused)
+        refused.update(new)
+
+
+class _System:
+    """The equations of a trace, with the refused groups taken as constant."""
+
+    def __init__(
+        self,
+        flow: Flow,
+        parts: Components,
+        group_of: NDArray[np.int64],
+        sizes: NDArray[np.int64],
+        value_of: Callable[[Attribute], int],
+        refused: frozenset[int],
+    ) -> None:
+        self.flow, self.parts, self.group_of, self.sizes = flow, parts, group_of, sizes
+        self.value_of, self.refused = value_of, refused
+        random = np.random.default_rng(0)
+        self.draws = [np.zeros(len(sizes), dtype=np.int64)]
+        self.draws += [random.integers(0, np.maximum(sizes, 1)) for _ in range(_DRAWS)]
+        self.known: dict[Attribute, Form] = {}
+        self.forms: dict[tuple[int, int], Form] = {}
+
+    def refusals(self) -> dict[int, str]:
+        """Groups that make the code's own sizes or numbers wrong; an empty answer means all equations hold."""
+        found: dict[int, str] = {}
+        equations = [(equation, self.form(equation.grid, equation.axis)) for equation in self.flow.equations]
+        for equation, form in equations:
+            for group in form.uneven:
+                found.setdefault(group, f"`{equation.where}` cuts through it")
+        for equation, form in equations:
+            if isinstance(equation.expression, Attribute):
+                self._direct(equation, equation.expression, form, found)
+        for equation, form in equations:
+            if not self._holds(equation.expression, form) and not self._solved(equation.expression, form):
+                reason = f"its size is computed in {equation.where} from {_described(equation.expression)}, which does not follow it"
+                for group in self._blame(equation.expression, form):
+                    found.setdefault(group, reason)
+        for use in self.flow.numbers:
+            if not self._constant(use.expression):
+                for group in self._groups_in(use.expression):
+                    found.setdefault(group, f"its size is used as a number at {use.where}")
+        return found
+
+    def form(self, grid: Grid, axis: int) -> Form:
+        """What stays of an axis of a grid."""
+        key = (id(grid), axis)
+        if key not in self.forms:
+            self.forms[key] = self._form(grid, axis)
+        return self.forms[key]
+
+    def _form(self, grid: Grid, axis: int) -> Form:
+        rows = self.parts.rows(grid, axis)
+        if rows is None:
+            return Form(grid.cells.shape[axis])
+        group = self.group_of[rows]
+        per_neuron: dict[int, int] = {}
+        uneven: set[int] = set()
+        for index, count in zip(*np.unique(group[group >= 0], return_counts=True), strict=True):
+            if int(index) in self.refused:
+                continue
+            distinct = len(np.unique(rows[group == index]))
+            if distinct == self.sizes[index] and count % distinct == 0:
+                per_neuron[int(index)] = int(count) // distinct
+            else:
+                uneven.add(int(index))
+        return Form(len(rows), per_neuron, frozenset(uneven))
+
+    def _direct(self, equation: Equation, attribute: Attribute, form: Form, found: dict[int, str]) -> None:
+        before = self.known.setdefault(attribute, form)
+        if before.per_neuron != form.per_neuron:
+            for group in _differing(before.per_neuron, form.per_neuron):
+                found.setdefault(group, f"`{attribute}` also gives the size of something else (in {equation.where})")
+
+    def _value(self, source: Attribute | Size, removed: NDArray[np.int64]) -> int:
+        if isinstance(source, Size):
+            return self.form(*self.flow.sizes[source.number]).after(removed)
+        known = self.known.get(source)
+        return self.value_of(source) if known is None else known.after(removed)
+
+    def _holds(self, expression: Expression, form: Form) -> bool:
+        return all(self._at(expression, removed) == form.after(removed) for removed in self.draws)
+
+    def _at(self, expression: Expression, removed: NDArray[np.int64]) -> int | None:
+        try:
+            return evaluate(expression, lambda source: self._value(source, removed))
+        except ZeroDivisionError:
+            return None
+
+    def _constant(self, expression: Expression) -> bool:
+        return len({self._at(expression, removed) for removed in self.draws}) == 1
+
+    def _solved(self, expression: Expression, form: Form) -> bool:
+        """Whether letting one unknown attribute fall in proportion makes the equation hold."""
+        for source in dict.fromkeys(sources(expression)):
+            if not isinstance(source, Attribute) or source in self.known:
+                continue
+            value = self.value_of(source)
+            scaled = {group: times * value / form.total for group, times in form.per_neuron.items()}
+            if not scaled or any(times != int(times) or times < 1 for times in scaled.values()):
+                continue
+            self.known[source] = Form(value, {group: int(times) for group, times in scaled.items()})
+            if self._holds(expression, form):
+                return True
+            del self.known[source]
+        return False
+
+    def _blame(self, expression: Expression, form: Form) -> Iterable[int]:
+        """The groups on the axis; where it keeps its size, those in the expression."""
+        return form.per_neuron or self._groups_in(expression)
+
+    def _groups_in(self, expression: Expression) -> set[int]:
+        groups: set[int] = set()
+        for source in sources(expression):
+            form = self.form(*self.flow.sizes[source.number]) if isinstance(source, Size) else self.known.get(source)
+            groups |= set(form.per_neuron) if form else set()
+        return groups
+
+
+def integers_of(solution: Mapping[Attribute, Form], names: list[str]) -> tuple[Integer, ...]:
+    """The solved attributes with the groups by name."""
+    return tuple(
+        Integer(attribute.module, attribute.path, {names[group]: times for group, times in form.per_neuron.items()})
+        for attribute, form in solution.items()
+    )
+
+
+def _differing(a: Mapping[int, int], b: Mapping[int, int]) -> list[int]:
+    return [group for group in {**a, **b} if a.get(group) != b.get(group)]
+
+
+def _described(expression: Expression) -> str:
+    if isinstance(expression, Arithmetic):
+        sign = {"add": "+", "sub": "-", "mul": "*", "floordiv": "//", "mod": "%"}[expression.operator]
+        return f"{_described(expression.left)} {sign} {_described(expression.right)}"
+    if isinstance(expression, Size):
+        return "another width"
+    return f"`{expression}`"

@@ -1,0 +1,132 @@
+"""From facts about labels to components: which labels are one neuron, and which stay.
+
+Tied labels are a sparse graph, its connected components are the neurons. A grid of labels over several axes must stay a
+rectangle after any removal: either whole rows go or whole columns. Most grids are decided by what the operators tied;
+of the others, attention's keep their heads apart, and the rest the axis that leaves the most neurons free.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from tracker.labels import Grid, Labels, LabelSpace
+
+Mask = NDArray[np.bool_]
+RECTANGLE = "shares a view with the neurons that are removed there"
+
+
+@dataclass
+class Components:
+    """`of[label]` is the component of a label; `frozen[component]` whether it stays."""
+
+    of: Labels
+    frozen: Mask
+
+    @property
+    def count(self) -> int:
+        """Number of components."""
+        return len(self.frozen)
+
+    def flags(self, marked: list[Labels]) -> Mask:
+        """Which components hold one of these labels."""
+        flags = np.zeros(self.count, dtype=bool)
+        for labels in marked:
+            flags[self.of[labels]] = True
+        return flags
+
+    def rows(self, grid: Grid, axis: int) -> Labels | None:
+        """The component of every index of an axis; None where the axis keeps its size because others are removed."""
+        cells = self.of[grid.cells]
+        if not grid.joint:
+            return cells
+        if (cells == cells.take([0], axis)).all():
+            return None
+        return np.moveaxis(cells, axis, 0).reshape(cells.shape[axis], -1)[:, 0]
+
+
+def resolve(space: LabelSpace) -> Components:
+    """Decide every grid and return the components."""
+    of = _connect(np.arange(space.size, dtype=np.int32), space.left, space.right)
+    open_grids = list(space.joints)
+    preferred = {id(grid): axis for grid, axis in space.heads}
+    while True:
+        parts = Components(of, np.zeros(int(of.max()) + 1 if len(of) else 0, dtype=bool))
+        parts.frozen = parts.flags([labels for labels, _ in space.frozen])
+        ties, still_open = len(space.left), []
+        for grid in open_grids:
+            choices = _choices(parts, grid)
+            if len(choices) > 1:
+                still_open.append(grid)
+            else:
+                _close(space, parts, grid, choices[0] if choices else None)
+        if len(still_open) == len(open_grids) and still_open:
+            _decide(space, parts, still_open, preferred)
+        elif not open_grids:
+            return parts
+        of = _connect(of, space.left[ties:], space.right[ties:])
+        open_grids = still_open
+
+
+def _connect(of: Labels, left: list[Labels], right: list[Labels]) -> Labels:
+    """Merge components along new ties."""
+    if not left:
+        return of
+    count = int(of.max()) + 1
+    a, b = of[np.concatenate(left)], of[np.concatenate(right)]
+    graph = coo_matrix((np.ones(len(a), dtype=np.int8), (a, b)), shape=(count, count))
+    merged: Labels = connected_components(graph, directed=False)[1].astype(np.int32)
+    return merged[of]
+
+
+def _varying(cells: Labels) -> list[int]:
+    return [axis for axis in range(cells.ndim) if not (cells == cells.take([0], axis)).all()]
+
+
+def _choices(parts: Components, grid: Grid) -> list[int]:
+    """The axes along which neurons could still be removed."""
+    varying = _varying(parts.of[grid.cells])
+    return [axis for axis in varying if _free(parts, grid, axis)] if len(varying) > 1 else varying
+
+
+def _free(parts: Components, grid: Grid, axis: int) -> int:
+    """How many neurons of their own the slabs along an axis are."""
+    slabs = np.moveaxis(parts.of[grid.cells], axis, 0).reshape(grid.cells.shape[axis], -1)
+    free = ~parts.frozen[slabs].any(axis=1)
+    if axis in grid.margins:
+        free &= ~parts.frozen[parts.of[grid.margins[axis]]]
+    return len(np.unique(slabs[free, 0]))
+
+
+def _close(space: LabelSpace, parts: Components, grid: Grid, axis: int | None) -> None:
+    """Neurons are removed along `axis` alone (None: not at all); the margins of the other axes stay."""
+    if axis is None:
+        space.freeze(grid.cells, RECTANGLE)
+    else:
+        for other in _varying(parts.of[grid.cells]):
+            if other != axis:
+                space.tie_along(grid.cells, other)
+    for at, margin in grid.margins.items():
+        if at == axis:
+            space.tie(margin, np.moveaxis(grid.cells, at, 0).reshape(len(margin), -1)[:, 0])
+        else:
+            space.freeze(margin, RECTANGLE)
+
+
+def _decide(space: LabelSpace, parts: Components, grids: list[Grid], preferred: dict[int, int]) -> None:
+    """Choose an axis for grids that could go either way; a choice settles all grids that share its labels."""
+    touched = np.zeros(parts.count, dtype=bool)
+    for grid in sorted(grids, key=lambda grid: id(grid) not in preferred):
+        cells = parts.of[grid.cells]
+        if touched[cells].any():
+            continue
+        touched[cells] = True
+        choices = _choices(parts, grid)
+        best = max(choices, key=lambda axis: (preferred.get(id(grid)) == axis, _free(parts, grid, axis), -axis))
+        for other in choices:
+            if other != best:
+                space.tie_along(grid.cells, other)

@@ -1,0 +1,194 @@
+"""Integers that remember where they came from.
+
+While a model is traced, its integer attributes and the sizes of labelled axes are `Tracked`: an `int` that carries an
+expression. Seen again as an argument of `view`, `split` or `expand`, it tells which attribute a size came from; turned
+into a float, it tells that a *number* depends on a size, which no shape check would notice.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
+from typing import Any, NamedTuple, SupportsIndex, Union
+
+from torch import nn
+
+
+class Attribute(NamedTuple):
+    """An integer attribute of a module; `path` leads to it through tuples, lists and dicts."""
+
+    module: str
+    path: tuple[str | int, ...]
+
+    def __str__(self) -> str:
+        first, *rest = self.path
+        return f"{self.module}.{first}".lstrip(".") + "".join(f"[{step!r}]" for step in rest)
+
+
+class Size(NamedTuple):
+    """The size of a labelled axis, by its number in the trace."""
+
+    number: int
+
+
+class Arithmetic(NamedTuple):
+    """An operation on two expressions."""
+
+    operator: str
+    left: Expression
+    right: Expression
+
+
+Expression = Union[int, Attribute, Size, Arithmetic]  # noqa: UP007 (a recursive alias cannot use | here)
+Notice = Callable[[Expression, str], None]
+
+_OPERATORS: Mapping[str, Callable[[int, int], int]] = {
+    "add": int.__add__,
+    "sub": int.__sub__,
+    "mul": int.__mul__,
+    "floordiv": int.__floordiv__,
+    "mod": int.__mod__,
+}
+
+
+class Tracked(int):
+    """An integer with the expression that made it; `notice` is told when it becomes a number."""
+
+    expression: Expression
+    notice: Notice
+
+    def __new__(cls, value: int, expression: Expression, notice: Notice) -> Tracked:
+        made = super().__new__(cls, value)
+        made.expression = expression
+        made.notice = notice
+        return made
+
+    def number(self) -> int:
+        """Used as a number: report it, and forget the origin."""
+        self.notice(self.expression, _caller())
+        return int.__int__(self)
+
+    def __float__(self) -> float:
+        return float(self.number())
+
+    def __truediv__(self, other: Any) -> Any:
+        return self.number() / other
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return other / self.number()
+
+    def __pow__(self, other: Any, modulo: Any = None) -> Any:
+        return pow(self.number(), other, modulo)
+
+    def __rpow__(self, other: Any, modulo: Any = None) -> Any:
+        return pow(other, self.number(), modulo)
+
+    def __reduce__(self) -> tuple[type[int], tuple[int]]:
+        return int, (int.__int__(self),)
+
+    def __deepcopy__(self, memo: Any) -> int:
+        return int.__int__(self)
+
+
+def _install(name: str) -> None:
+    """Give `Tracked` one arithmetic operator in both directions."""
+    plain = _OPERATORS[name]
+
+    def combine(left: int, right: int, origin: Tracked) -> Tracked:
+        value = plain(int.__int__(left), int.__int__(right))
+        return Tracked(value, Arithmetic(name, expression_of(left), expression_of(right)), origin.notice)
+
+    def forward(self: Tracked, other: Any) -> Any:
+        if isinstance(other, float):
+            return getattr(float(self.number()), f"__{name}__")(other)
+        return combine(self, other, self) if _is_plain_or_tracked(other) else NotImplemented
+
+    def backward(self: Tracked, other: Any) -> Any:
+        return combine(other, self, self) if _is_plain_or_tracked(other) else NotImplemented
+
+    setattr(Tracked, f"__{name}__", forward)
+    setattr(Tracked, f"__r{name}__", backward)
+
+
+for _name in _OPERATORS:
+    _install(_name)
+
+
+def _is_plain_or_tracked(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def expression_of(value: int) -> Expression:
+    """The origin of an integer: an expression, or the integer itself where nothing is known."""
+    return value.expression if isinstance(value, Tracked) else int(value)
+
+
+def evaluate(expression: Expression, value_of: Callable[[Attribute | Size], int]) -> int:
+    """The value of an expression; raises `ZeroDivisionError` as Python would."""
+    if isinstance(expression, int):
+        return expression
+    if isinstance(expression, Arithmetic):
+        left, right = evaluate(expression.left, value_of), evaluate(expression.right, value_of)
+        return _OPERATORS[expression.operator](left, right)
+    return value_of(expression)
+
+
+def sources(expression: Expression) -> Iterator[Attribute | Size]:
+    """The attributes and sizes in an expression."""
+    if isinstance(expression, Arithmetic):
+        yield from sources(expression.left)
+        yield from sources(expression.right)
+    elif isinstance(expression, Attribute | Size):
+        yield expression
+
+
+def integer_attributes(module: nn.Module) -> Iterator[tuple[str | int, ...]]:
+    """Paths to the integers that a module keeps as attributes, also inside tuples, lists and dicts."""
+    for name, value in vars(module).items():
+        if name.startswith("_") and name.endswith(("_hooks", "_modules", "_parameters", "_buffers")):
+            continue
+        yield from _integers(value, (name,))
+
+
+def _integers(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[str | int, ...]]:
+    if type(value) is int:
+        if value > 1:
+            yield path
+    elif type(value) in (tuple, list) and len(value) <= 16 and len(path) < 3:
+        for index, item in enumerate(value):
+            yield from _integers(item, (*path, index))
+    elif type(value) is dict and len(value) <= 16 and len(path) < 3:
+        for key, item in value.items():
+            if type(key) in (str, int):
+                yield from _integers(item, (*path, key))
+
+
+def read_path(module: nn.Module, path: tuple[str | int, ...]) -> Any:
+    """The value at `path`."""
+    value: Any = vars(module)[path[0]]
+    for step in path[1:]:
+        value = value[step]
+    return value
+
+
+def write_path(module: nn.Module, path: tuple[str | int, ...], new: SupportsIndex) -> None:
+    """Set the integer at `path`; tuples, lists and dicts on the way are rebuilt, never changed in place."""
+    vars(module)[path[0]] = _replaced(vars(module)[path[0]], path[1:], new)
+
+
+def _replaced(value: Any, path: tuple[str | int, ...], new: Any) -> Any:
+    if not path:
+        return new
+    step, *rest = path
+    if isinstance(value, dict):
+        return {**value, step: _replaced(value[step], tuple(rest), new)}
+    return type(value)(_replaced(v, tuple(rest), new) if i == step else v for i, v in enumerate(value))
+
+
+def _caller() -> str:
+    """File and line of the model's code that is running: the first frame outside of this file."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename == __file__:
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno}" if frame else "unknown"

@@ -1,0 +1,134 @@
+"""What a removal does to shapes and integers, tried on fake tensors before any real weight is touched."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence, Sized
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from tracker import fake
+from tracker.example_inputs import Call
+from tracker.neuron_map import NeuronGroup, NeuronMap
+from tracker.sizes import read_path, write_path
+
+Removed = Mapping[str, int | Sized]
+IntegerChange = tuple[str, tuple[str | int, ...], int, int]
+
+
+def sliced_shapes(model: nn.Module, neurons: NeuronMap, removed: Removed) -> dict[str, tuple[int, ...]]:
+    """The new shape of every tensor that changes (under all its names) after removing so many neurons of each group.
+
+    `removed` gives the neurons of each group by group name, or just their number.
+    """
+    shapes = {
+        name: list(tensor.shape)
+        for name, tensor in (
+            *model.named_parameters(remove_duplicate=False),
+            *model.named_buffers(remove_duplicate=False),
+        )
+    }
+    changed: set[str] = set()
+    for name, count in _counts(removed).items():
+        for site, positions in neurons[name].members.items():
+            shapes[site.parameter][site.dim] -= count * positions.shape[1]
+            if count:
+                changed.add(site.parameter)
+    return {name: tuple(shape) for name, shape in shapes.items() if name in changed}
+
+
+def integers_after(model: nn.Module, neurons: NeuronMap, removed: Removed) -> list[IntegerChange]:
+    """Every integer attribute that changes: (module, path, old value, new value)."""
+    counts = _counts(removed)
+    changes: list[IntegerChange] = []
+    for integer in neurons.integers:
+        falls = sum(counts.get(group, 0) * times for group, times in integer.follows.items())
+        if falls:
+            old = read_path(model.get_submodule(integer.module), integer.path)
+            changes.append((integer.module, integer.path, old, old - falls))
+    return changes
+
+
+def run(model: nn.Module, neurons: NeuronMap, removed: Removed, call: Call) -> str | None:
+    """Run the model with sliced shapes; None if it works, else what failed and in which module."""
+    try:
+        _forward(model, neurons, removed, call, real=False)
+    except fake.NEEDS_VALUES:
+        try:
+            _forward(model, neurons, removed, call, real=True)
+        except Exception as error:  # whatever the model's code raises is the answer
+            return _failure(error)
+    except Exception as error:  # likewise
+        return _failure(error)
+    return None
+
+
+def refusals(model: nn.Module, neurons: NeuronMap, call: Call) -> dict[str, str]:
+    """Groups whose removal breaks the model's own code, with what failed: found by trying classes of alike groups."""
+    for seed in range(2):
+        if run(model, neurons, _sample(neurons.groups, seed), call) is not None:
+            break
+    else:
+        return {}
+    refused: dict[str, str] = {}
+    accepted: list[NeuronGroup] = []
+    for alike in _classes(neurons.groups):
+        error = _try(model, neurons, [*accepted, *alike], call)
+        if error is None:
+            accepted += alike
+            continue
+        for group in alike:
+            error = _try(model, neurons, [*accepted, group], call) if len(alike) > 1 else error
+            if error is None:
+                accepted.append(group)
+            else:
+                refused[group.name] = error
+    return refused
+
+
+def _try(model: nn.Module, neurons: NeuronMap, groups: Sequence[NeuronGroup], call: Call) -> str | None:
+    errors = (run(model, neurons, _sample(groups, seed), call) for seed in range(2))
+    return next((error for error in errors if error is not None), None)
+
+
+def _forward(model: nn.Module, neurons: NeuronMap, removed: Removed, call: Call, *, real: bool) -> Any:
+    shapes = sliced_shapes(model, neurons, removed)
+    integers = integers_after(model, neurons, removed)
+    with fake.left_as_found(model), fake.stand_ins(model, shapes, real=real) as (stand_in, stand_in_call):
+        for module, path, _, new in integers:
+            write_path(model.get_submodule(module), path, new)
+        return fake.run(model, stand_in, stand_in_call(call))
+
+
+def _sample(groups: Sequence[NeuronGroup], seed: int) -> dict[str, int]:
+    """A different number of neurons of every group, so that no two sizes agree by chance."""
+    random = np.random.default_rng(seed)
+    return {group.name: int(random.integers(1, group.size)) for group in groups if group.size > 1}
+
+
+def _classes(groups: Sequence[NeuronGroup]) -> list[list[NeuronGroup]]:
+    """Groups that differ only in block numbers; the exact ones first, as those are what people remove."""
+    classes: dict[str, list[NeuronGroup]] = {}
+    for group in groups:
+        places = sorted(f"{site.parameter}:{site.dim}" for site in group.members)
+        classes.setdefault(re.sub(r"\d+", "#", " ".join(dict.fromkeys(places))), []).append(group)
+    return sorted(classes.values(), key=lambda alike: not alike[0].exact)
+
+
+def _counts(removed: Removed) -> dict[str, int]:
+    return {name: given if isinstance(given, int) else len(given) for name, given in removed.items()}
+
+
+def _failure(error: Exception) -> str:
+    """The first line of an error, and the file and line of the model's code that raised it."""
+    place = ""
+    traceback = error.__traceback__
+    while traceback is not None:
+        filename = traceback.tb_frame.f_code.co_filename
+        if "/torch/" not in filename and "/tracker/" not in filename:
+            place = f" at {filename.rpartition('/')[2]}:{traceback.tb_lineno}"
+        traceback = traceback.tb_next
+    message = (str(error).strip().splitlines() or [""])[0]
+    return f"without some of them the code fails{place}: {type(error).__name__}: {message[:160]}"
