@@ -108,28 +108,38 @@ def _working_call(model: nn.Module) -> Call:
     """The first candidate that the model's forward accepts."""
     failures: list[str] = []
     for call in candidate_calls(model):
-        try:
-            with fake.left_as_found(model), fake.stand_ins(model) as (stand_in, stand_in_call):
-                fake.run(model, stand_in, stand_in_call(call))
+        error = _failure(model, call)
+        if error is None:
             return call
-        except fake.NEEDS_VALUES:
-            return call
-        except Exception as error:  # a guess may fail in any way; the last failure is reported
-            failures.append(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}")
+        failures.append(error)
     tried = f" The last of {len(failures)} guesses failed with {failures[-1]}." if failures else ""
     raise DiscoveryError(f"No example inputs for {type(model).__name__} could be guessed.{tried}", hint=HOW_TO_GIVE_INPUTS)
 
 
+def _failure(model: nn.Module, call: Call) -> str | None:
+    """Why a call does not work, on fake tensors and (unless there are no weights) on real ones; None if it does."""
+    for real in (False, True) if _has_weights(model) else (False,):
+        try:
+            with fake.left_as_found(model), fake.stand_ins(model, real=real) as (stand_in, stand_in_call):
+                fake.run(model, stand_in, stand_in_call(call))
+            return None
+        except Exception as error:  # a guess may fail in any way
+            failure = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"
+    return failure
+
+
+def _has_weights(model: nn.Module) -> bool:
+    return all(tensor.device.type != "meta" for tensor in fake.tensors(model).values())
+
+
 def _trace(model: nn.Module, call: Call) -> tuple[Flow, list[LabelledSite]]:
+    """Trace on fake tensors; a model that looks at values, which those do not have, is traced on its real weights."""
     try:
         return _trace_with(model, call, real=False)
-    except fake.NEEDS_VALUES as error:
-        if any(tensor.device.type == "meta" for tensor in fake.tensors(model).values()):
-            raise DiscoveryError(
-                f"{type(model).__name__} looks at values, but its weights are on the meta device: {error}",
-                hint="Load the weights before discovering it.",
-            ) from error
-        return _trace_with(model, call, real=True)
+    except DiscoveryError:
+        if not _has_weights(model):
+            raise
+    return _trace_with(model, call, real=True)
 
 
 def _trace_with(model: nn.Module, call: Call, *, real: bool) -> tuple[Flow, list[LabelledSite]]:
@@ -153,8 +163,6 @@ def _trace_with(model: nn.Module, call: Call, *, real: bool) -> tuple[Flow, list
         _track_integers(flow, model)
         try:
             freeze_outputs(flow, run_with_labels(flow, model, lambda: fake.run(model, stand_in, inputs)))
-        except fake.NEEDS_VALUES:
-            raise
         except Exception as error:
             raise DiscoveryError(
                 f"{type(model).__name__} fails on the example inputs: {type(error).__name__}: {error}",

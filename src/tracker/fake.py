@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    FakeTensorMode,
-    UnsupportedOperatorException,
-)
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.utils._pytree import tree_map_only
 
 from tracker.example_inputs import Call
-
-# Models that branch on values or call `.item()` cannot run on fake tensors.
-NEEDS_VALUES = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException)
-
 
 def tensors(model: nn.Module) -> dict[str, Tensor]:
     """Every parameter and buffer once, by its first name."""
@@ -54,8 +46,7 @@ def stand_ins(
             lambda call: Call(*tree_map_only(Tensor, Tensor.detach, (call.args, call.kwargs))),
         )
         return
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with mode:
+    with FakeTensorMode(allow_non_fake_inputs=True), _quiet():
 
         def fake(tensor: Tensor, shape: tuple[int, ...] | None = None) -> Tensor:
             device = "cpu" if tensor.device.type == "meta" else tensor.device
@@ -67,6 +58,16 @@ def stand_ins(
             {name: fake(tensor, shapes.get(name)) for name, tensor in tensors(model).items()},
             lambda call: Call(*tree_map_only(Tensor, fake, (call.args, call.kwargs))),
         )
+
+
+def works(model: nn.Module, call: Call) -> bool:
+    """Whether the model runs on fake tensors; one that branches on values or calls `.item()` does not."""
+    try:
+        with left_as_found(model), stand_ins(model) as (stand_in, stand_in_call):
+            run(model, stand_in, stand_in_call(call))
+    except Exception:  # any failure of the model's own code is the answer
+        return False
+    return True
 
 
 def run(model: nn.Module, stand_in: Mapping[str, Tensor], call: Call) -> Any:
@@ -99,6 +100,18 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
         for container, content in contents:
             container.clear()
             container.extend(content) if isinstance(container, list) else container.update(content)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Failures on fake tensors are answers here; torch would log each with a traceback."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _cut(tensor: Tensor, shape: tuple[int, ...] | None) -> Tensor:

@@ -108,7 +108,7 @@ class Flow:
     def put(self, tensor: Tensor, blocks: Iterable[Block]) -> None:
         """Lay blocks over a tensor. Axes of size one carry nothing, and a constant axis of a grid is no axis of it."""
         kept: list[Block] = []
-        for axes, grid in blocks:
+        for axes, grid in blocks if tensor.numel() else ():
             cells = grid.cells
             assert cells.shape == tuple(tensor.shape[axis] for axis in axes), (self.operator, axes, cells.shape, tensor.shape)
             drop = [i for i, axis in enumerate(axes) if tensor.shape[axis] == 1]
@@ -181,9 +181,9 @@ class Flow:
             if site is not None and read is not None:
                 self.note_reader(x, x_axis, read, site)
         elif not self.is_static(x):
-            for label in (read, site):
-                if label is not None:
-                    self.space.mark(label, "attention")
+            # No weight reads this axis, so zeroing what weights read would not be the same as removing it.
+            self.fix(x, x_axis, "is contracted with another activation")
+            self.fix(weight, weight_axis, "is contracted with another activation")
 
     def note_writer(self, weight: Tensor, out_axis: int) -> None:
         """The weight writes what its axis `out_axis` indexes."""
@@ -246,6 +246,7 @@ class Flow:
         """An axis made to order (`zeros(B, C)`, `expand`) follows the size it was made with."""
         if isinstance(size, Tracked) and tensor.shape[axis] > 1 and self.axis_of(tensor, axis) is None:
             grid = Grid(self.space.fresh(tensor.shape[axis]))
+            self.space.virtual.append(grid.cells)
             self.put(tensor, [*self.blocks(tensor), Block((axis,), grid)])
             self.explain_axis(size.expression, grid, 0)
 

@@ -62,8 +62,11 @@ def group(flow: Flow, parts: Components, sites: Sequence[LabelledSite]) -> Group
     for (read, name), found in zip(reads, positions[len(sites) :], strict=True):
         for index, where in found.items():
             readers[index].append(Read(read.module, name, read.axis, where, read.how, read.operator))
-    made = [facts.describe(i, owners[i], members[i], tuple(readers[i])) for i in range(count)]
-    return Grouping(tuple(_unique_names(made)), group_of)
+    used = [i for i in range(count) if any(facts.consumed[n] or facts.written[n] for n in owners[i])]
+    made = [facts.describe(i, owners[i], members[i], tuple(readers[i])) for i in used]
+    number_of = np.full(count + 1, -1)
+    number_of[used] = np.arange(len(used))
+    return Grouping(tuple(_unique_names(made)), number_of[group_of])
 
 
 def frozen_parts(flow: Flow, parts: Components, sites: Sequence[LabelledSite]) -> tuple[Frozen, ...]:

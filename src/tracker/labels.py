@@ -50,7 +50,8 @@ class LabelSpace:
     inexact: list[tuple[Labels, str]] = field(default_factory=list)
     marks: list[tuple[Labels, Mark]] = field(default_factory=list)
     joints: list[Grid] = field(default_factory=list)
-    heads: list[tuple[Grid, int]] = field(default_factory=list)
+    heads: list[Labels] = field(default_factory=list)
+    virtual: list[Labels] = field(default_factory=list)
 
     def fresh(self, count: int) -> Labels:
         """`count` new labels."""
@@ -60,7 +61,7 @@ class LabelSpace:
     def grid(self, cells: Labels) -> Grid:
         """A grid over `cells`; one of several axes must stay a rectangle, so it is kept for `resolve`."""
         grid = Grid(cells)
-        if grid.joint:
+        if grid.joint and cells.size:
             self.joints.append(grid)
         return grid
 

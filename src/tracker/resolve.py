@@ -2,12 +2,14 @@
 
 Tied labels are a sparse graph, its connected components are the neurons. A grid of labels over several axes must stay a
 rectangle after any removal: either whole rows go or whole columns. Most grids are decided by what the operators tied;
-of the others, attention's keep their heads apart, and the rest the axis that leaves the most neurons free.
+of the others, attention's keep their heads apart, an axis made to order follows the others, and else the axis is free
+that leaves the most neurons.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +55,6 @@ def resolve(space: LabelSpace) -> Components:
     """Decide every grid and return the components."""
     of = _connect(np.arange(space.size, dtype=np.int32), space.left, space.right)
     open_grids = list(space.joints)
-    preferred = {id(grid): axis for grid, axis in space.heads}
     while True:
         parts = Components(of, np.zeros(int(of.max()) + 1 if len(of) else 0, dtype=bool))
         parts.frozen = parts.flags([labels for labels, _ in space.frozen])
@@ -65,7 +66,7 @@ def resolve(space: LabelSpace) -> Components:
             else:
                 _close(space, parts, grid, choices[0] if choices else None)
         if len(still_open) == len(open_grids) and still_open:
-            _decide(space, parts, still_open, preferred)
+            _decide(space, parts, still_open)
         elif not open_grids:
             return parts
         of = _connect(of, space.left[ties:], space.right[ties:])
@@ -117,16 +118,28 @@ def _close(space: LabelSpace, parts: Components, grid: Grid, axis: int | None) -
             space.freeze(margin, RECTANGLE)
 
 
-def _decide(space: LabelSpace, parts: Components, grids: list[Grid], preferred: dict[int, int]) -> None:
-    """Choose an axis for grids that could go either way; a choice settles all grids that share its labels."""
+def _decide(space: LabelSpace, parts: Components, grids: list[Grid]) -> None:
+    """Choose an axis for grids that could go either way; a choice settles all grids that share its labels.
+
+    What is known of heads comes first: it may settle grids for which only counting would be left.
+    """
+    heads, virtual = parts.flags(space.heads), parts.flags(space.virtual)
+
+    def on_margin(grid: Grid, axis: int, flags: Mask) -> bool:
+        return axis in grid.margins and bool(flags[parts.of[grid.margins[axis]]].all())
+
+    def preference(grid: Grid, axis: int) -> tuple[bool, bool, int, int]:
+        return on_margin(grid, axis, heads), not on_margin(grid, axis, virtual), _free(parts, grid, axis), -axis
+
+    known = [g for g in grids if any(on_margin(g, a, heads) or on_margin(g, a, virtual) for a in g.margins)]
     touched = np.zeros(parts.count, dtype=bool)
-    for grid in sorted(grids, key=lambda grid: id(grid) not in preferred):
+    for grid in known or grids:
         cells = parts.of[grid.cells]
         if touched[cells].any():
             continue
         touched[cells] = True
         choices = _choices(parts, grid)
-        best = max(choices, key=lambda axis: (preferred.get(id(grid)) == axis, _free(parts, grid, axis), -axis))
+        best = max(choices, key=partial(preference, grid))
         for other in choices:
             if other != best:
                 space.tie_along(grid.cells, other)

@@ -55,11 +55,13 @@ def run(model: nn.Module, neurons: NeuronMap, removed: Removed, call: Call) -> s
     """Run the model with sliced shapes; None if it works, else what failed and in which module."""
     try:
         _forward(model, neurons, removed, call, real=False)
-    except fake.NEEDS_VALUES:
-        try:
-            _forward(model, neurons, removed, call, real=True)
-        except Exception as error:  # whatever the model's code raises is the answer
+    except Exception as error:  # whatever the model's code raises is the answer, unless the whole model fails as well
+        if fake.works(model, call):
             return _failure(error)
+    else:
+        return None
+    try:
+        _forward(model, neurons, removed, call, real=True)
     except Exception as error:  # likewise
         return _failure(error)
     return None

@@ -37,9 +37,8 @@ def product(flow: Flow, out: Tensor, x: Tensor, y: Tensor, batch: int) -> None:
         if labels is not None:
             static = flow.is_static(x) or flow.is_static(y)
             flow.space.mark(labels, "expert" if static else "attention")
-            for tensor in (x, y):
-                if not static and (found := flow.axis_of(tensor, axis)) is not None and found[0].joint:
-                    flow.space.heads.append(found)
+            if not static:
+                flow.space.heads.append(labels)
     blocks += axis_block(flow, flow.vector(x, batch), batch)
     blocks += axis_block(flow, flow.vector(y, batch + 1), batch + 1)
     flow.put(out, blocks)
@@ -226,11 +225,8 @@ def attention(flow: Flow, out: Any, query: Tensor, key: Tensor, value: Tensor, *
 def _heads(flow: Flow, operands: tuple[Tensor, Tensor, Tensor], axis: int) -> Labels | None:
     """Heads go together in query, key and value; a key or value head that serves several query heads goes with them."""
     vectors = [flow.vector(tensor, axis) for tensor in operands]
-    for tensor in operands:
-        found = flow.axis_of(tensor, axis)
-        if found is not None and found[0].joint:
-            flow.space.heads.append(found)
     labelled = [vector for vector in vectors if vector is not None]
+    flow.space.heads += labelled
     if not labelled:
         return None
     query = vectors[0]

@@ -105,6 +105,7 @@ def cat(flow: Flow, out: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> Non
     parts = [tensor for tensor in tensors if tensor.numel()]
     axis = dim % out.dim()
     _fix_bare_axes(flow, parts, axis)
+    _fix_split_grids(flow, parts, axis)
     along = {a for part in parts for axes, _ in flow.blocks(part) if axis in axes for a in axes}
     if not along:
         flow.put(out, merge(flow, [block for part in parts for block in flow.blocks(part)]))
@@ -121,6 +122,14 @@ def _fix_bare_axes(flow: Flow, parts: Sequence[Tensor], along: int) -> None:
         if axis != along and any(flow.axis_of(part, axis) is None for part in parts):
             for part in parts:
                 flow.fix(part, axis, "is concatenated with a tensor without neurons")
+
+
+def _fix_split_grids(flow: Flow, parts: Sequence[Tensor], along: int) -> None:
+    """Part of a head's width cannot go alone: beside a part without labels a joint grid keeps its other axes only."""
+    found = [flow.axis_of(part, along) for part in parts]
+    if any(f is None for f in found) and any(f is not None and f[0].joint for f in found):
+        for part in parts:
+            flow.fix(part, along, "is concatenated beside a part that stays")
 
 
 def _over(flow: Flow, part: Tensor, axes: tuple[int, ...], along: int) -> Any:

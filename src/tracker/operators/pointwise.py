@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from tracker.flow import Flow
 
 _ALSO_POINTWISE = (
-    "clone _to_copy detach alias lift_fresh lift_fresh_copy contiguous native_dropout copy_ masked_fill_ dropout_ "
-    "fill_ zero_ empty_like zeros_like ones_like full_like prelu _prelu_kernel rrelu_with_noise bernoulli"
+    "clone _to_copy detach alias lift_fresh lift_fresh_copy contiguous native_dropout copy dropout fill zero "
+    "empty_like zeros_like ones_like full_like prelu _prelu_kernel rrelu_with_noise bernoulli copy_ fill_ zero_"
 ).split()
 
 
@@ -103,6 +103,7 @@ def _spread(block: Block, axes: tuple[int, ...]) -> Any:
 def _mark_streams(flow: Flow, out: Tensor, inputs: list[Tensor]) -> None:
     """A sum of two activations is a stream: several writers share its neurons."""
     if flow.operator.startswith(("aten.add.", "aten.add_.", "aten.sub.")) and len(inputs) == 2:
-        if all(not flow.is_static(tensor) and flow.blocks(tensor) for tensor in inputs):
+        a, b = ({id(block.grid) for block in flow.blocks(tensor)} for tensor in inputs)
+        if a and b and not a & b and not any(flow.is_static(tensor) for tensor in inputs):
             for _, grid in flow.blocks(out):
                 flow.space.mark(grid.cells, "stream")

@@ -14,7 +14,7 @@ Rule = Callable[..., None]
 R = TypeVar("R", bound=Rule)
 
 _RULES: dict[Any, Rule] = {}
-_OURS = ("pointwise", "views", "pieces", "contractions", "normalisations", "reductions", "spatial", "indexing")
+_OURS = ("pointwise", "views", "pieces", "contractions", "normalisations", "reductions", "spatial", "indexing", "creation")
 
 
 def operator_rule(*operators: Any) -> Callable[[R], R]:
@@ -33,12 +33,25 @@ def operator_rule(*operators: Any) -> Callable[[R], R]:
 def rule_for(overload: Any) -> Rule | None:
     """The rule of an operator; operators that torch tags as pointwise share one."""
     _load()
-    rule = _RULES.get(overload.overloadpacket)
-    if rule is None and torch.Tag.pointwise in overload.tags:
+    packet = overload.overloadpacket
+    return _rule_of_packet(packet, overload) or _rule_of_packet(_out_of_place(packet), None)
+
+
+def _rule_of_packet(packet: Any, overload: Any) -> Rule | None:
+    if packet is None or packet in _RULES:
+        return _RULES.get(packet)
+    overloads = [overload] if overload is not None else [getattr(packet, name) for name in packet.overloads()]
+    if any(torch.Tag.pointwise in each.tags for each in overloads):
         from tracker.operators.pointwise import pointwise
 
         return pointwise
-    return rule
+    return None
+
+
+def _out_of_place(packet: Any) -> Any:
+    """`relu` for `relu_`: an operator that writes into its input does the same to its labels."""
+    namespace, _, name = packet._qualified_op_name.partition("::")
+    return getattr(getattr(torch.ops, namespace), name[:-1], None) if name.endswith("_") else None
 
 
 @cache

@@ -135,13 +135,10 @@ def _one_block_a_factor(flow: Flow, x: Tensor, factors: list[tuple[list[int], li
         for block in meeting:
             blocks.remove(block)
         for block in [block for block in meeting if block.grid.joint]:
-            reason = flow.located("is merged with another axis that has neurons")
-            kept = flow.space.without(block, [axis for axis in block.axes if axis in inputs], reason)
             meeting.remove(block)
-            if kept is not None:
-                blocks.append(kept)
-        if not meeting:
-            continue
+            for i, axis in enumerate(block.axes):
+                margin = Block((axis,), flow.space.grid(flow.space.margin(block.grid, i)))
+                (meeting if axis in inputs else blocks).append(margin)
         axes = tuple(block.axes[0] for block in meeting)
         sizes = [x.shape[axis] for axis in axes]
         grid = flow.space.grid(flow.space.fresh(math.prod(sizes)).reshape(sizes))
