@@ -27,40 +27,67 @@ def share_of(share: float, size: int) -> int:
 
 
 @dataclass(frozen=True)
+class FirstSeen:
+    """A model's layers when it was first seen: what shares are relative to, and which layers were exact."""
+
+    sizes: Mapping[str, int]
+    exact: frozenset[str]
+
+    @classmethod
+    def of(cls, neurons: NeuronMap) -> Self:
+        """The layers of a model that is seen for the first time."""
+        return cls({group.name: group.size for group in neurons}, frozenset(g.name for g in neurons if g.exact))
+
+
+@dataclass(frozen=True)
 class Limits:
     """What a model may still lose.
 
-    `original` is the size of every group when the model was first seen, `current` its size now. `room` is how many
-    neurons a group may still lose under `max_sparsity_per_layer` and `min_neurons_per_layer`, `total` how many the
-    model may still lose under `max_pruning_ratio`.
+    `original` is the size of every layer when the model was first seen, `current` its size now; a layer that has shrunk
+    to a single neuron is no group any more, and is counted all the same. `exact` are the layers that may lose neurons
+    without being named. `room` is how many neurons a layer may still lose under `max_sparsity_per_layer` and
+    `min_neurons_per_layer`, `total` how many the model may still lose under `max_pruning_ratio`.
     """
 
     original: Mapping[str, int]
     current: Mapping[str, int]
+    exact: frozenset[str]
     room: Mapping[str, int]
     total: int
     config: PruningConfig
 
     @classmethod
-    def of(cls, neurons: NeuronMap, original: Mapping[str, int], config: PruningConfig) -> Self:
-        """The limits of a model with the map `neurons`, whose groups had the sizes `original` at first."""
-        current = {group.name: group.size for group in neurons}
-        first = {name: original.get(name, size) for name, size in current.items()}
+    def of(cls, neurons: NeuronMap, first: FirstSeen, config: PruningConfig) -> Self:
+        """The limits of a model with the map `neurons` that had the layers `first` when it was first seen."""
+        groups = {group.name: group for group in neurons}
+        frozen = {entry.name: entry.size for entry in neurons.frozen}
+        original = {**{name: group.size for name, group in groups.items()}, **first.sizes}
+        current = {
+            name: groups[name].size if name in groups else frozen.get(name, size) for name, size in original.items()
+        }
         thresholds = config.thresholds
         room = {
             name: max(
                 0,
                 min(
-                    share_of(thresholds.max_sparsity_per_layer, first[name]) - (first[name] - size),
+                    share_of(thresholds.max_sparsity_per_layer, original[name]) - (original[name] - size),
                     size - thresholds.min_neurons_per_layer,
                 ),
             )
+            if name in groups
+            else 0
             for name, size in current.items()
         }
-        everything = sum(first.values())
+        everything = sum(original.values())
         gone = everything - sum(current.values())
-        total = max(0, share_of(config.validation.max_pruning_ratio, everything) - gone)
-        return cls(first, current, room, total, config)
+        return cls(
+            original=original,
+            current=current,
+            exact=frozenset(n for n in original if (groups[n].exact if n in groups else n in first.exact)),
+            room=room,
+            total=max(0, share_of(config.validation.max_pruning_ratio, everything) - gone),
+            config=config,
+        )
 
     def wanted(self, share: float, layers: Collection[str]) -> int:
         """How many neurons `layers` together still have to lose until `share` of what they had at first is gone."""

@@ -40,7 +40,7 @@ class StrategyInput:
         """The groups that `target` is for: exact ones without a share of their own."""
         if self.target is None:
             return []
-        return [group.name for group in self.neurons if group.exact and group.name not in self.layer_targets]
+        return [name for name in self.limits.current if name in self.limits.exact and name not in self.layer_targets]
 
 
 def lowest(
@@ -51,7 +51,7 @@ def lowest(
     No layer loses more than it has room for, so there may be fewer. `already` are neurons that are as good as gone.
     """
     already = already or {}
-    layers = list(layers)
+    layers = [name for name in layers if given.limits.room[name] > 0]
     indices, owners, priorities, scores, room = [], [], [], [], []
     for number, name in enumerate(layers):
         size = given.limits.current[name]
@@ -62,7 +62,7 @@ def lowest(
         owners.append(np.full(len(index), number))
         priorities.append(given.priority.get(name, np.full(size, LAST))[index])
         scores.append(given.scores[name][index])
-        room.append(max(0, given.limits.room[name] - len(already.get(name, ()))))
+        room.append(given.limits.room[name] - len(already.get(name, ())))
     if count <= 0 or not indices:
         return {}
     index, owner = np.concatenate(indices), np.concatenate(owners)

@@ -69,7 +69,7 @@ def gradual(given: StrategyInput) -> PruningPlan:
     shared = given.shared
     for target in gradual_targets(0.0, given.target, _ROUNDS) if given.target else []:
         wanted = given.limits.wanted(target, shared) - sum(map(len, gone.values()))
-        scores = {name: _afresh(given.scores[name], gone.get(name, [])) for name in shared}
+        scores = {name: _afresh(given.scores[name], gone.get(name, [])) for name in shared if name in given.scores}
         more = lowest(replace(given, scores=scores), shared, wanted, already=gone)
         gone = {name: gone.get(name, []) + more.get(name, []) for name in {**gone, **more}}
     return PruningPlan(remove | gone)

@@ -1,19 +1,23 @@
 """Shares, rounding, and what the limits of the configuration leave."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.pruner import small_cnn
 
 from pruner.config import PruningConfig
-from pruner.limits import Limits, checked_share, share_of
+from pruner.limits import FirstSeen, Limits, checked_share, share_of
 from tracker.errors import PlanError
+from tracker.neuron_map import Frozen
 
 FIRST = {"conv1": 10, "conv2": 64, "fc1": 128}
 
 
 def limits(original: dict[str, int] | None = None, **sections: object) -> Limits:
-    return Limits.of(small_cnn.neuron_map(small_cnn.model()), original or FIRST, PruningConfig(**sections))
+    first = FirstSeen(original or FIRST, frozenset(FIRST))
+    return Limits.of(small_cnn.neuron_map(small_cnn.model()), first, PruningConfig(**sections))
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan"), "0.5", None, True])
@@ -46,6 +50,17 @@ def test_what_is_gone_already_counts() -> None:
     assert limits(twice).wanted(0.5, FIRST) == 0
     assert limits(twice).wanted(0.75, ["conv1"]) == 5
     assert limits({name: 100 * size for name, size in FIRST.items()}).room == {"conv1": 0, "conv2": 0, "fc1": 0}
+
+
+def test_a_layer_that_shrank_to_one_neuron_still_counts() -> None:
+    whole = small_cnn.neuron_map(small_cnn.model())
+    shrunk = replace(whole, groups=whole.groups[1:], frozen=(Frozen("conv1", 1, "is a single neuron", ()),))
+    found = Limits.of(shrunk, FirstSeen.of(whole), PruningConfig())
+    assert (found.original, found.current) == (FIRST, {**FIRST, "conv1": 1})
+    assert found.exact == frozenset(FIRST)
+    assert found.room["conv1"] == 0
+    assert found.wanted(0.1, FIRST) == 20 - 9
+    assert found.total == 161 - 9
 
 
 def test_a_shortfall_names_the_limit_that_binds() -> None:

@@ -23,7 +23,7 @@ def selection(
     config = PruningConfig()
     return StrategyInput(
         neurons=NeuronMap(groups=()),
-        limits=Limits(sizes, sizes, room or sizes, sum(sizes.values()), config),
+        limits=Limits(sizes, sizes, frozenset(sizes), room or sizes, sum(sizes.values()), config),
         config=config,
         scores={name: np.asarray(values, dtype=np.float64) for name, values in scores.items()},
         target=None,

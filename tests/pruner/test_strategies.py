@@ -11,7 +11,7 @@ from tests.pruner import small_cnn
 
 from pruner import registry, strategies
 from pruner.config import PruningConfig
-from pruner.limits import Limits
+from pruner.limits import FirstSeen, Limits
 from pruner.plan import PruningPlan
 from pruner.selection import StrategyInput
 from tracker.errors import ConfigError
@@ -35,7 +35,7 @@ def situation(
     config = PruningConfig(thresholds={"max_sparsity_per_layer": 1.0}, validation={"max_pruning_ratio": 1.0})
     return StrategyInput(
         neurons=neurons,
-        limits=Limits.of(neurons, original or {}, config),
+        limits=Limits.of(neurons, FirstSeen(original or {}, frozenset(scores) - set(inexact)), config),
         config=config,
         scores={name: np.asarray(values, dtype=np.float64) for name, values in scores.items()},
         target=target,
