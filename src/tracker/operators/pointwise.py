@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _ALSO_POINTWISE = (
     "clone _to_copy detach alias lift_fresh lift_fresh_copy contiguous native_dropout copy dropout fill zero "
+    "hardswish log_sigmoid log_sigmoid_forward floor_divide complex polar real imag conj "
     "empty_like zeros_like ones_like full_like prelu _prelu_kernel rrelu_with_noise bernoulli copy_ fill_ zero_"
 ).split()
 
