@@ -1,0 +1,144 @@
+"""Taps: see, and if you like replace, what the consumers of neurons read while a model runs.
+
+Most consumers are layers, and what they read is their input: a forward pre-hook. A raw parameter has no layer of its
+own; there the operator that contracts it is intercepted. The model runs its own code either way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tracker.neuron_map import NeuronGroup, Read
+
+# Called with the group, the read and the tensor that is read; a tensor returned is read instead.
+Visitor = Callable[[NeuronGroup, Read, Tensor], Tensor | None]
+
+# Operators that contract, and which two of their arguments they contract with each other.
+_OPERANDS: Mapping[str, tuple[int, int]] = {
+    "mm": (0, 1),
+    "bmm": (0, 1),
+    "mv": (0, 1),
+    "dot": (0, 1),
+    "vdot": (0, 1),
+    "addmm": (1, 2),
+    "addmv": (1, 2),
+    "baddbmm": (1, 2),
+    "linear": (0, 1),
+    "convolution": (0, 1),
+    "_convolution": (0, 1),
+    "convolution_overrideable": (0, 1),
+    "mkldnn_convolution": (0, 1),
+    "cudnn_convolution": (0, 1),
+}
+
+
+class Taps:
+    """Which reads were seen so far."""
+
+    def __init__(self, groups: Iterable[NeuronGroup]) -> None:
+        self.pairs = [(group, read) for group in groups for read in group.reads]
+        self._seen: set[int] = set()
+
+    @property
+    def silent(self) -> tuple[Read, ...]:
+        """The reads that did not happen: their consumers never ran."""
+        return tuple(read for _, read in self.pairs if id(read) not in self._seen)
+
+    def visit(self, pairs: Iterable[tuple[NeuronGroup, Read]], x: Tensor, visitor: Visitor) -> Tensor:
+        """Show `x` to the visitor once for each of the reads, and hand on what it makes of it."""
+        for group, read in pairs:
+            self._seen.add(id(read))
+            replaced = visitor(group, read, x)
+            x = x if replaced is None else replaced
+        return x
+
+
+@contextmanager
+def tap(model: nn.Module, groups: Iterable[NeuronGroup], visitor: Visitor) -> Iterator[Taps]:
+    """Within the block, call `visitor(group, read, x)` for every read of the groups whenever the model runs.
+
+    `x` is the very tensor that the consumer reads; its dimension `read.axis` holds the neurons. If the visitor returns
+    a tensor, the consumer reads that one instead (at an intercepted operator gradients do not follow it).
+    """
+    taps = Taps(groups)
+    by_module: dict[str, list[tuple[NeuronGroup, Read]]] = {}
+    operators: list[tuple[NeuronGroup, Read]] = []
+    for group, read in taps.pairs:
+        (by_module.setdefault(read.module, []) if read.how == "input" else operators).append((group, read))
+    with ExitStack() as stack:
+        if any(isinstance(module, nn.MultiheadAttention) for module in model.modules()):
+            stack.enter_context(_without_fast_path())
+        for name, pairs in by_module.items():
+            hook = _input_hook(taps, pairs, visitor)
+            handle = model.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True)
+            stack.callback(handle.remove)
+        if operators:
+            stack.enter_context(_OperatorTaps(model, taps, operators, visitor))
+        yield taps
+
+
+def _input_hook(taps: Taps, pairs: list[tuple[NeuronGroup, Read]], visitor: Visitor) -> Callable[..., Any]:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        name = None if args else next((key for key, value in kwargs.items() if isinstance(value, Tensor)), None)
+        if not args and name is None:
+            return None
+        x = args[0] if name is None else kwargs[name]
+        replaced = taps.visit(pairs, x, visitor)
+        if replaced is x:
+            return None
+        return ((replaced, *args[1:]), kwargs) if name is None else (args, {**kwargs, name: replaced})
+
+    return hook
+
+
+class _OperatorTaps(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Finds, among all operators that run, those that contract one of the tapped parameters."""
+
+    def __init__(self, model: nn.Module, taps: Taps, pairs: list[tuple[NeuronGroup, Read]], visitor: Visitor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._taps, self._visitor = taps, visitor
+        parameters: dict[str, Tensor] = dict(model.named_buffers(remove_duplicate=False))
+        parameters.update(model.named_parameters(remove_duplicate=False))
+        self._pairs = [(parameters[read.parameter], group, read) for group, read in pairs]
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        operands = _OPERANDS.get(func.overloadpacket.__name__)
+        if operands is not None:
+            one, other = operands
+            args = self._replaced(args, weight=one, read=other)
+            args = self._replaced(args, weight=other, read=one)
+        return func(*args, **(kwargs or {}))
+
+    def _replaced(self, args: tuple[Any, ...], *, weight: int, read: int) -> tuple[Any, ...]:
+        pairs = [(group, where) for parameter, group, where in self._pairs if _is_part(args[weight], parameter)]
+        if not pairs:
+            return args
+        replaced = self._taps.visit(pairs, args[read], self._visitor)
+        return (*args[:read], replaced, *args[read + 1 :])
+
+
+def _is_part(operand: Tensor, parameter: Tensor) -> bool:
+    """Whether the operand is the parameter, or a view of a part of it."""
+    if operand.untyped_storage().data_ptr() != parameter.untyped_storage().data_ptr():
+        return False
+    first = parameter.storage_offset()
+    return operand.dtype == parameter.dtype and first <= operand.storage_offset() < first + parameter.numel()
+
+
+@contextmanager
+def _without_fast_path() -> Iterator[None]:
+    """PyTorch's fused attention reads weights without calling the layers that hold them."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
