@@ -98,25 +98,24 @@ def _partition(vectors: Sequence[Labels], alive: NDArray[np.bool_]) -> tuple[NDA
     different sets of places do not meet.
     """
     random = np.random.default_rng(0).integers(1, 2**63, size=(len(vectors), 2), dtype=np.uint64)
-    signature = np.zeros((len(alive), 2), dtype=np.uint64)
-    first = np.full(len(alive), np.iinfo(np.int64).max, dtype=np.int64)
+    signature = np.zeros((2, len(alive)), dtype=np.uint64)
+    first = np.full(len(alive), -1, dtype=np.int64)
     offset = 0
     for number, vector in enumerate(vectors):
-        counts = np.bincount(vector[alive[vector]], minlength=len(alive)) if len(vector) > len(alive) // 8 else None
-        if counts is not None:
-            signature += counts.astype(np.uint64)[:, None] * random[number]
-        else:
-            touched, repeats = np.unique(vector, return_counts=True)
-            signature[touched] += repeats.astype(np.uint64)[:, None] * random[number]
-        np.minimum.at(first, vector, offset + np.arange(len(vector)))
+        for half in range(2):
+            np.add.at(signature[half], vector, random[number, half])
+        new = np.flatnonzero(first[vector] < 0)[::-1]  # the first of several positions is written last
+        first[vector[new]] = offset + new
         offset += len(vector)
     chosen = np.flatnonzero(alive)
     group_of = np.full(len(alive), -1, dtype=np.int64)
     rank = np.full(len(alive), -1, dtype=np.int64)
     if not len(chosen):
         return group_of, rank
-    keys = np.ascontiguousarray(signature[chosen]).view([("a", np.uint64), ("b", np.uint64)]).ravel()
-    _, inverse = np.unique(keys, return_inverse=True)
+    order = np.lexsort(signature[:, chosen])
+    changes = (np.diff(signature[:, chosen[order]]) != 0).any(axis=0)
+    inverse = np.empty(len(chosen), dtype=np.int64)
+    inverse[order] = np.concatenate([[0], np.cumsum(changes)])
     start = np.full(int(inverse.max()) + 1, np.iinfo(np.int64).max)
     np.minimum.at(start, inverse, first[chosen])
     order = np.argsort(np.argsort(start))
@@ -131,13 +130,13 @@ def _by_group(vector: Labels, group_of: NDArray[np.int64], rank: NDArray[np.int6
     """For each group that touches this place: the positions of its neurons, shape (size, k)."""
     where = np.flatnonzero(group_of[vector] >= 0)
     groups, ranks = group_of[vector[where]], rank[vector[where]]
-    order = np.lexsort((where, ranks, groups))
-    where, groups, ranks = where[order], groups[order], ranks[order]
+    if (np.diff(groups) < 0).any() or (np.diff(ranks)[np.diff(groups) == 0] < 0).any():
+        order = np.lexsort((where, ranks, groups))
+        where, groups, ranks = where[order], groups[order], ranks[order]
     starts = np.flatnonzero(np.diff(groups, prepend=-1))
     pieces = zip(starts, np.append(starts, len(groups))[1:], strict=True)
-    return {
-        int(groups[a]): where[a:b].astype(np.int64).reshape(len(np.unique(ranks[a:b])), -1) for a, b in pieces
-    }
+    # Every neuron of a group takes as many positions here, in the order of its rank: the last rank tells their number.
+    return {int(groups[a]): where[a:b].astype(np.int64).reshape(ranks[b - 1] + 1, -1) for a, b in pieces}
 
 
 @dataclass
