@@ -65,7 +65,8 @@ class Consumption(NamedTuple):
 class Writing(NamedTuple):
     """The output axis of a weight in a product, a convolution or a look-up."""
 
-    labels: Labels
+    weight: Labels
+    module: str
     operator: str
 
 
@@ -188,7 +189,7 @@ class Flow:
     def note_writer(self, weight: Tensor, out_axis: int) -> None:
         """The weight writes what its axis `out_axis` indexes."""
         if self.is_static(weight) and (written := self.vector(weight, out_axis)) is not None:
-            self.written.append(Writing(written, self.operator))
+            self.written.append(Writing(written, self.frames[-1].name, self.operator))
 
     def note_reader(self, x: Tensor, axis: int, read: Labels, site: Labels) -> None:
         """A weight, whose contracted axis has the labels `site`, reads `read` along an axis of `x`."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tracker.flow import Consumption, Flow
+from tracker.flow import Consumption, Flow, Writing
 from tracker.labels import Labels
 from tracker.neuron_map import Frozen, Kind, NeuronGroup, Positions, Read, Site
 from tracker.resolve import Components
@@ -41,7 +41,8 @@ class Grouping:
 
 def group(flow: Flow, parts: Components, sites: Sequence[LabelledSite]) -> Grouping:
     """All neuron groups, in the order of the model's parameters."""
-    reads = _distinct_reads(flow.consumptions, sites)
+    owners_of = _Owners(parts, sites)
+    reads = _distinct_reads(flow.consumptions, owners_of)
     vectors = [parts.of[site.labels] for site in sites] + [parts.of[read.activation] for read, _ in reads]
     touched = np.zeros(parts.count, dtype=bool)
     for vector in vectors[: len(sites)]:
@@ -50,7 +51,7 @@ def group(flow: Flow, parts: Components, sites: Sequence[LabelledSite]) -> Group
     group_of, rank = _partition(vectors, alive)
     positions = [_by_group(vector, group_of, rank) for vector in vectors]
     count = int(group_of.max(initial=-1)) + 1
-    facts = _Facts.of(flow, parts, sites, group_of, count)
+    facts = _Facts.of(flow, owners_of, group_of, count)
     members: list[dict[Site, Positions]] = [{} for _ in range(count)]
     owners: list[list[int]] = [[] for _ in range(count)]
     for number, (site, found) in enumerate(zip(sites, positions, strict=False)):
@@ -62,7 +63,7 @@ def group(flow: Flow, parts: Components, sites: Sequence[LabelledSite]) -> Group
     for (read, name), found in zip(reads, positions[len(sites) :], strict=True):
         for index, where in found.items():
             readers[index].append(Read(read.module, name, read.axis, where, read.how, read.operator))
-    used = [i for i in range(count) if any(facts.consumed[n] or facts.written[n] for n in owners[i])]
+    used = [i for i in range(count) if any(n in facts.consumed or n in facts.written for n in owners[i])]
     made = [facts.describe(i, owners[i], members[i], tuple(readers[i])) for i in used]
     number_of = np.full(count + 1, -1)
     number_of[used] = np.arange(len(used))
@@ -74,12 +75,12 @@ def frozen_parts(flow: Flow, parts: Components, sites: Sequence[LabelledSite]) -
     first_reason = np.full(parts.count, -1)
     for index in reversed(range(len(flow.space.frozen))):
         first_reason[parts.of[flow.space.frozen[index][0]]] = index
-    written = _site_flags([w.labels for w in flow.written], sites, flow.space.size)
+    written = _Owners(parts, sites).all_of(flow.written)
     entries: dict[tuple[str, str], tuple[int, list[Site]]] = {}
     for number, site in enumerate(sites):
         components = parts.of[site.labels]
         stays = components[parts.frozen[components]]
-        if not written[number] or not len(stays):
+        if number not in written or not len(stays):
             continue
         (index, _), *_ = Counter(first_reason[stays].tolist()).most_common(1)
         reason = flow.space.frozen[index][1]
@@ -144,17 +145,18 @@ class _Facts:
     """What the trace knows about sites and groups, for the description of groups."""
 
     sites: Sequence[LabelledSite]
-    consumed: list[bool]
-    written: list[bool]
-    convolved: list[bool]
+    consumed: set[int]
+    written: set[int]
+    convolved: set[int]
     notes: list[str]
     marked: Mapping[str, set[int]]
 
     @classmethod
     def of(
-        cls, flow: Flow, parts: Components, sites: Sequence[LabelledSite], group_of: NDArray[np.int64], count: int
+        cls, flow: Flow, owners_of: _Owners, group_of: NDArray[np.int64], count: int
     ) -> _Facts:
         """Gather the facts of a trace."""
+        parts = owners_of.parts
         marked: dict[str, set[int]] = {"attention": set(), "stream": set(), "expert": set()}
         for labels, mark in flow.space.marks:
             marked[mark].update(np.unique(group_of[parts.of[labels]]).tolist())
@@ -163,12 +165,11 @@ class _Facts:
             for index in np.unique(group_of[parts.of[labels]]).tolist():
                 if index >= 0:
                     notes[index] = reason
-        size = flow.space.size
         return cls(
-            sites,
-            _site_flags([c.weight for c in flow.consumptions], sites, size),
-            _site_flags([w.labels for w in flow.written], sites, size),
-            _site_flags([w.labels for w in flow.written if "convolution" in w.operator], sites, size),
+            owners_of.sites,
+            owners_of.all_of(flow.consumptions),
+            owners_of.all_of(flow.written),
+            owners_of.all_of([w for w in flow.written if "convolution" in w.operator]),
             notes,
             marked,
         )
@@ -177,8 +178,8 @@ class _Facts:
         self, index: int, owners: list[int], members: dict[Site, Positions], reads: tuple[Read, ...]
     ) -> NeuronGroup:
         """The group that lies on the sites `owners`."""
-        others = [number for number in owners if not self.consumed[number]]
-        writers = [number for number in others if self.written[number]]
+        others = [number for number in owners if number not in self.consumed]
+        writers = [number for number in others if number in self.written]
         modules = {site.module for number in writers for site in self.sites[number].sites}
         beside = [n for n in others if n not in writers and self.sites[n].sites[0].module in modules]
         producers = tuple(site for n in [*writers, *beside] or others or owners for site in self.sites[n].sites)
@@ -189,7 +190,7 @@ class _Facts:
             kind=self._kind(index, writers, note),
             exact=not note,
             producers=producers,
-            consumers=tuple(site for n in owners if self.consumed[n] for site in self.sites[n].sites),
+            consumers=tuple(site for n in owners if n in self.consumed for site in self.sites[n].sites),
             members=members,
             reads=reads,
             note=note,
@@ -201,33 +202,45 @@ class _Facts:
             return "attention"
         if index in self.marked["expert"]:
             return "expert"
-        if any(self.convolved[number] for number in writers) and not (stream and note):
+        if any(number in self.convolved for number in writers) and not (stream and note):
             return "channel"
         if stream:
             return "residual"
         return "mlp" if writers else "other"
 
 
-def _site_flags(marked: Sequence[Labels], sites: Sequence[LabelledSite], size: int) -> list[bool]:
-    """Which sites own one of these labels."""
-    flags = np.zeros(size, dtype=bool)
-    for labels in marked:
-        flags[labels] = True
-    return [bool(flags[site.labels].any()) for site in sites]
+class _Owners:
+    """Which parameter dimensions the labels of a weight belong to."""
+
+    def __init__(self, parts: Components, sites: Sequence[LabelledSite]) -> None:
+        self.parts, self.sites = parts, sites
+        self._starts = np.array([int(site.labels[0]) for site in sites], dtype=np.int64)
+        self._order = np.argsort(self._starts)
+        self._by_module: dict[str, list[int]] = {}
+        for number, site in enumerate(sites):
+            for module in {name.module for name in site.sites}:
+                self._by_module.setdefault(module, []).append(number)
+
+    def find(self, labels: Labels, module: str) -> set[int]:
+        """The sites that own these labels; of a weight computed from parameters, the module's site with the same ones."""
+        at = self._order[np.searchsorted(self._starts[self._order], labels, side="right") - 1]
+        found = {int(n) for n in np.unique(at) if labels[at == n][0] < self._starts[n] + len(self.sites[n].labels)}
+        if found:
+            return found
+        wanted = self.parts.of[labels]
+        return {n for n in self._by_module.get(module, ()) if np.array_equal(self.parts.of[self.sites[n].labels], wanted)}
+
+    def all_of(self, uses: Iterable[Consumption | Writing]) -> set[int]:
+        """The sites of several uses of weights."""
+        return {number for use in uses for number in self.find(use.weight, use.module)}
 
 
-def _distinct_reads(
-    consumptions: Sequence[Consumption], sites: Sequence[LabelledSite]
-) -> list[tuple[Consumption, str]]:
+def _distinct_reads(consumptions: Sequence[Consumption], owners_of: _Owners) -> list[tuple[Consumption, str]]:
     """Every place where a weight reads activations, once, with the weight's name."""
-    starts = np.array([int(site.labels[0]) for site in sites])
-    order = np.argsort(starts)
     found: dict[tuple[str, str, int], tuple[Consumption, str]] = {}
     for consumption in consumptions:
-        first = int(consumption.weight[0])
-        site = sites[order[np.searchsorted(starts[order], first, side="right") - 1]]
-        if first < int(site.labels[0]) + len(site.labels):
-            name = _name_in(site.names, consumption.module)
+        for number in sorted(owners_of.find(consumption.weight, consumption.module)):
+            name = _name_in(owners_of.sites[number].names, consumption.module)
             found.setdefault((consumption.module, name, consumption.axis), (consumption, name))
     return list(found.values())
 

@@ -28,7 +28,13 @@ TOGETHER = "its neurons are normalised together"
     "_batch_norm_no_update",
 )
 def batch_norm(flow: Flow, out: Any, x: Tensor, *args: Any, **kwargs: Any) -> None:
-    """Every channel has a weight, a bias and running statistics of its own."""
+    """Every channel has a weight, a bias and running statistics of its own; over other axes it is normalised together.
+
+    (Weight standardisation is a batch norm whose other axes are a weight's inputs.)
+    """
+    for axis in range(x.dim()):
+        if axis != 1 and (labels := flow.vector(x, axis)) is not None:
+            flow.space.mark_inexact(labels, TOGETHER)
     for tensor in args:
         if isinstance(tensor, Tensor) and tensor.dim():
             flow.tie_axes(x, 1, tensor, 0, "is batch-normalised without neurons")
