@@ -19,6 +19,8 @@ from pruner.results import Measured, Outcome, PrunedLayer, TrackedLayer, Workflo
 from tracker.errors import StorageError, nearest
 from tracker.files import read_json, write_json, write_text
 
+PROOF = "sliced equals masked"
+"""The check that makes the others a proof; see `pruner.verification`."""
 PROFILE_BINS = 64
 """A layer's activity is drawn in at most this many steps."""
 
@@ -29,6 +31,7 @@ REASONS: Mapping[str, str] = {
     "constant": "always said the same, whatever the data",
     "inactive": "fired less often than the threshold",
     "redundant": "said the same as another neuron, which stays",
+    "weak": "had smaller weights than the threshold",
     "low score": "ranked lowest by weight and activity, up to the target",
 }
 """Why a neuron goes, in words. "low score" are the neurons that the strategy chose and no recommendation named."""
@@ -123,7 +126,6 @@ class Environment(_Part):
     seed: int
     batch: tuple[str, ...]
     batches: int
-    samples: int
     config: dict[str, Any]
 
 
@@ -141,6 +143,7 @@ class Report(_Part):
     summary: str
     strategy: str
     figures: tuple[Figure, ...]
+    custom: dict[str, Any]
     layers: tuple[Layer, ...]
     reasons: dict[str, int]
     removals: tuple[Removal, ...]
@@ -148,6 +151,7 @@ class Report(_Part):
     passed: int
     total: int
     checks: tuple[Check, ...]
+    not_checked: tuple[str, ...]
     frozen: tuple[FrozenNeurons, ...]
     operators_without_rule: dict[str, int]
     loading: str
@@ -176,6 +180,7 @@ def build_report(results: WorkflowResults) -> Report:
         summary=_summary(results),
         strategy=pruning["strategy"],
         figures=figures,
+        custom=results["metrics"]["custom"],
         layers=tuple(_layer(name, layer, pruning["layers"].get(name)) for name, layer in tracking["layers"].items()),
         reasons=dict(Counter(removal.reason for removal in removals).most_common()),
         removals=removals,
@@ -183,13 +188,12 @@ def build_report(results: WorkflowResults) -> Report:
         passed=verification["summary"]["passed"],
         total=verification["summary"]["total"],
         checks=checks,
+        not_checked=tuple(verification["not_checked"]),
         frozen=tuple(FrozenNeurons.model_validate(entry) for entry in tracking["frozen"]),
         operators_without_rule=tracking["operators_without_rule"],
         loading=_loading(run["outcome"], run["model"], results["outputs"]),
         history=tuple(Epoch.model_validate(epoch) for epoch in tracking["history"]),
-        environment=Environment.model_validate(
-            {**environment, "batches": tracking["batches"], "samples": tracking["samples"]}
-        ),
+        environment=Environment.model_validate({**environment, "batches": tracking["batches"]}),
         files=results["outputs"],
         warnings=tuple(pruning["warnings"]),
     )
@@ -312,23 +316,14 @@ def _layer(name: str, tracked: TrackedLayer, pruned: PrunedLayer | None) -> Laye
 
 
 def _removals(layers: Mapping[str, PrunedLayer], recommendations: Mapping[str, Any]) -> tuple[Removal, ...]:
-    """Every removed neuron with its reason, those that a recommendation named first."""
+    """Every removed neuron with its reason, and the evidence where a recommendation gave that reason."""
     named = {(entry["layer"], entry["neuron"]): entry for entry in recommendations.get("prune", [])}
     removals = []
     for name, layer in layers.items():
-        scores: list[float | None] = [*layer["scores"]] if "scores" in layer else [None] * len(layer["removed"])
-        for neuron, score in zip(layer["removed"], scores, strict=True):
+        for neuron, score, reason in zip(layer["removed"], layer["scores"], layer["reasons"], strict=True):
             entry = named.get((name, neuron), {})
-            reason = str(entry.get("reason", "low score"))
-            removals.append(
-                Removal(
-                    layer=name,
-                    neuron=neuron,
-                    reason=reason,
-                    evidence=text.evidence(entry.get("evidence")),
-                    score=score,
-                )
-            )
+            evidence = text.evidence(entry["evidence"]) if entry.get("reason") == reason else ""
+            removals.append(Removal(layer=name, neuron=neuron, reason=reason, evidence=evidence, score=score))
     rank = {reason: place for place, reason in enumerate(REASONS)}
     return tuple(sorted(removals, key=lambda removal: rank.get(removal.reason, -1)))
 
@@ -357,7 +352,7 @@ def _headline(results: WorkflowResults, figures: tuple[Figure, ...]) -> str:
     outcome, pruning = results["run"]["outcome"], results["pruning_results"]
     summary = results["verification_results"]["summary"]
     neurons = text.count(pruning["neurons_before"], "neuron")
-    checks = f"{summary['passed']}/{summary['total']} checks"
+    checks = f"{summary['passed']}/{text.count(summary['total'], 'check')}"
     if outcome == "dry run":
         return f"Dry run: {pruning['neurons_pruned']:,} of {neurons} would go"
     if outcome == "nothing to remove":
@@ -365,8 +360,16 @@ def _headline(results: WorkflowResults, figures: tuple[Figure, ...]) -> str:
     if outcome == "restored":
         return f"Restored: only {checks} passed, so the model is as it was"
     parts = [phrase for figure in figures if (phrase := _phrase(figure))]
-    sentence = ", ".join([*parts, f"proven: {checks}"])
+    proof = f"proven: {checks}" if _proven(results) else f"{checks} passed" if summary["total"] else "not verified"
+    sentence = ", ".join([*parts, proof])
     return sentence[:1].upper() + sentence[1:]
+
+
+def _proven(results: WorkflowResults) -> bool:
+    """Whether the sliced model was compared with the masked one, and every check passed."""
+    verification = results["verification_results"]
+    compared = any(check["name"] == PROOF for check in verification["checks"])
+    return compared and verification["summary"]["overall_success"]
 
 
 def _phrase(figure: Figure) -> str:
@@ -388,9 +391,8 @@ def _summary(results: WorkflowResults) -> str:
     share = f"{pruning['neurons_pruned']:,} of {text.count(pruning['neurons_before'], 'neuron')}"
     where = f"{pruning['layers_affected']} of {text.count(len(layers), 'layer')}"
     if run["outcome"] == "pruned":
-        return (
-            f"{share} were taken out of {where} of {model}. "
-            "What is left answers as the original does with those neurons silenced."
+        return f"{share} were taken out of {where} of {model}." + (
+            " What is left answers as the original does with those neurons silenced." if _proven(results) else ""
         )
     if run["outcome"] == "dry run":
         return f"{share} would be taken out of {where} of {model}. The plan fits the model; the model is unchanged."

@@ -98,7 +98,10 @@ def _warnings(report: Report) -> Html:
 
 def _figures(report: Report) -> Html:
     title = "Before and after" if report.outcome == "pruned" else "The model, as it is"
-    return _section(title, element("ul", [_card(figure) for figure in report.figures], class_="cards"), key="figures")
+    cards = element("ul", [_card(figure) for figure in report.figures], class_="cards")
+    rows: list[list[Child]] = [[name, _measured(value)] for name, value in report.custom.items()]
+    custom = _table("Metrics of your own", ("Metric", "Value"), rows, "metrics") if rows else ""
+    return _section(title, cards, custom, key="figures")
 
 
 def _card(figure: Figure) -> Html:
@@ -289,7 +292,9 @@ def _verification(report: Report) -> Html:
         return Html()
     rows = [_check_row(check) for check in report.checks]
     caption = f"{report.passed} of {text.count(report.total, 'check')} passed"
-    return _section("Verification", _table(caption, ("Check", "Result", "What was found"), rows, "checks", 99))
+    table = _table(caption, ("Check", "Result", "What was found"), rows, "checks", 99)
+    left_out = element("ul", [element("li", f"Not checked: {reason}.") for reason in report.not_checked], class_="soft")
+    return _section("Verification", table, left_out if report.not_checked else "")
 
 
 def _check_row(check: Check) -> list[Child]:
@@ -367,8 +372,8 @@ def _provenance(report: Report) -> Html:
     facts = {
         "Run": report.run,
         "Model": report.model,
-        "Data": f"{text.count(there.samples, 'sample')} in {there.batches:,} batches; one batch: "
-        f"{', '.join(there.batch) or 'unknown'}",
+        "Data": f"{there.batches:,} {'batch' if there.batches == 1 else 'batches'}, of which the first is "
+        f"{', '.join(there.batch)}",
         "Time": steps,
         "Machine": f"{there.processor}, {there.platform}",
         "Computed with": f"{there.dtype} on {there.device}, {text.count(there.threads, 'thread')}, seed {there.seed}",

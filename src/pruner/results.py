@@ -4,7 +4,7 @@ The keys that the guide reads are `results["pruning_results"]["neurons_pruned"]`
 `results["verification_results"]["summary"]["overall_success"]`.
 """
 
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, TypedDict
 
 Outcome = Literal["pruned", "dry run", "nothing to remove", "restored"]
 """How a run ended. "restored": a check failed, and the model is as it was."""
@@ -52,7 +52,6 @@ class TrackingResults(TypedDict):
 
     neurons: int
     batches: int
-    samples: int
     layers: dict[str, TrackedLayer]
     frozen: list[FrozenLayer]
     operators_without_rule: dict[str, int]
@@ -60,12 +59,16 @@ class TrackingResults(TypedDict):
 
 
 class PrunedLayer(TypedDict):
-    """A layer that lost neurons. `removed` are indices into the layer as it was; `scores` are theirs, from 0 to 1."""
+    """A layer that lost neurons: which, as indices into the layer as it was, and the score and the reason of each.
+
+    A score of 1 is that of the layer's average neuron; None where it cannot be told.
+    """
 
     before: int
     after: int
     removed: list[int]
-    scores: NotRequired[list[float]]
+    scores: list[float | None]
+    reasons: list[str]
 
 
 class PruningResults(TypedDict):
@@ -99,7 +102,7 @@ class CheckResult(TypedDict):
 
 
 class VerificationSummary(TypedDict):
-    """How many checks passed. A dry run has none, and `overall_success` is then False: nothing was proven."""
+    """How many checks passed. Where nothing was verified there are none, and `overall_success` is False."""
 
     passed: int
     total: int
@@ -107,10 +110,11 @@ class VerificationSummary(TypedDict):
 
 
 class VerificationResults(TypedDict):
-    """The checks of the pruned model."""
+    """The checks of the pruned model, and what could not be checked and why."""
 
     checks: list[CheckResult]
     summary: VerificationSummary
+    not_checked: list[str]
 
 
 class Measured(TypedDict):
@@ -129,10 +133,11 @@ class Measured(TypedDict):
 
 
 class Metrics(TypedDict):
-    """The model before and after; `after` is None where nothing was changed."""
+    """The model before and after; `after` is None where nothing was changed. `custom` are the registered metrics."""
 
     before: Measured
     after: Measured | None
+    custom: dict[str, Any]
 
 
 class Environment(TypedDict):

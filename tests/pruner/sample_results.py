@@ -40,12 +40,12 @@ def sample_results(
                 "after": size - len(removed),
                 "removed": removed,
                 "scores": [round(chance.uniform(0, 0.3), 4) for _ in removed],
+                "reasons": [chance.choice(WHY) for _ in removed],
             }
-        for neuron in removed:
-            why = chance.choice(WHY)
-            if why != "low score":
-                evidence = f"fired on {firing[neuron]:.2%} of 1,437 activations"
-                recommended.append({"layer": name, "neuron": neuron, "reason": why, "evidence": evidence})
+            for neuron, why in zip(removed, pruned[name]["reasons"], strict=True):
+                if why != "low score":
+                    evidence = f"fired on {firing[neuron]:.2%} of 1,437 activations"
+                    recommended.append({"layer": name, "neuron": neuron, "reason": why, "evidence": evidence})
     plan = {name: layer["removed"] for name, layer in pruned.items()}
     if outcome == "restored":
         pruned = {}
@@ -65,7 +65,6 @@ def sample_results(
         "tracking_results": {
             "neurons": before,
             "batches": 12,
-            "samples": 1437,
             "layers": tracked,
             "frozen": [
                 {"name": "fc2", "size": 10, "reason": "model output"},
@@ -78,7 +77,7 @@ def sample_results(
             ],
         },
         "recommendations": {
-            "prune": recommended,
+            "prune": [*recommended, {"layer": layers[0][0], "neuron": 0, "reason": "redundant", "evidence": "kept"}],
             "merge": [{"layer": layers[0][0], "neurons": [0, 1], "correlation": 0.9912}],
             "expand": [
                 {"layer": layers[-1][0], "reason": "saturated", "evidence": "97% of its neurons fire", "suggested": 80}
@@ -117,6 +116,7 @@ def sample_results(
                 "total": 6 if changed or outcome == "restored" else 0,
                 "overall_success": changed,
             },
+            "not_checked": [],
         },
         "metrics": {
             "before": {
@@ -139,6 +139,7 @@ def sample_results(
             }
             if changed
             else None,
+            "custom": {},
         },
         "environment": {
             "versions": {"neuronscope": "0.1.0", "python": "3.11.2", "torch": "2.13.0+cpu", "numpy": "2.4.6"},

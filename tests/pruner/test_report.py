@@ -37,6 +37,19 @@ def test_the_headline_names_the_metric_of_the_caller_and_skips_what_was_not_meas
     assert headline(results) == "56 % smaller, cosine 1 → 0.993, proven: 6/6 checks"
 
 
+def test_the_headline_claims_a_proof_only_where_there_is_one() -> None:
+    results = sample_results()
+    verification = results["verification_results"]
+    verification["checks"] = [check for check in verification["checks"] if check["name"] != "sliced equals masked"]
+    verification["summary"] |= {"passed": 5, "total": 5}
+    assert headline(results).endswith("97.6 %, 5/5 checks passed")
+    assert "silenced" not in build_report(results).summary
+
+    verification["checks"] = []
+    verification["summary"] |= {"passed": 0, "total": 0, "overall_success": False}
+    assert headline(results).endswith("97.6 %, not verified")
+
+
 @pytest.mark.parametrize(
     ("outcome", "words"),
     [
@@ -65,10 +78,11 @@ def test_every_removed_neuron_has_a_reason_and_its_evidence() -> None:
     assert sum(report.reasons.values()) == len(gone)
     named = {(entry["layer"], entry["neuron"]): entry for entry in results["recommendations"]["prune"]}
     for removal in report.removals:
-        entry = named.get((removal.layer, removal.neuron))
-        assert removal.reason == (entry["reason"] if entry else "low score")
-        assert removal.evidence == (entry["evidence"] if entry else "")
-        assert removal.score is not None
+        layer = results["pruning_results"]["layers"][removal.layer]
+        place = layer["removed"].index(removal.neuron)
+        assert (removal.reason, removal.score) == (layer["reasons"][place], layer["scores"][place])
+        entry = named.get((removal.layer, removal.neuron), {})
+        assert removal.evidence == (entry["evidence"] if entry.get("reason") == removal.reason else "")
 
 
 def test_the_profile_of_a_layer_counts_every_neuron_once() -> None:
