@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils._pytree import tree_leaves
 
 from tracker.sizes import Tracked, sources
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 SHAPE_GETTER = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
 
-# Functions written in Python inside of torch that compute sizes themselves, out of our sight: all their sizes are constants.
-_COMPUTES_SIZES = (F.multi_head_attention_forward, F.local_response_norm)
+# Written in Python inside of torch, these compute sizes themselves, out of our sight: all their sizes are constants.
+_COMPUTES_SIZES = (functional.multi_head_attention_forward, functional.local_response_norm)
 _PIECES = frozenset({"split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk", "unsafe_chunk"})
 _NUMBERS = frozenset(
     "add sub subtract mul multiply div divide true_divide floor_divide remainder fmod pow float_power rsub fill_ full "

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from tracker.errors import ConfigError
-from tracker.moments import as_channels
+from tracker.meter import as_channels
 from tracker.neuron_map import NeuronGroup
 
 LIMIT_BYTES = 2 * 2**30

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from tracker import fake, trial
 from tracker.errors import DiscoveryError
@@ -113,7 +114,9 @@ def _working_call(model: nn.Module) -> Call:
             return call
         failures.append(error)
     tried = f" The last of {len(failures)} guesses failed with {failures[-1]}." if failures else ""
-    raise DiscoveryError(f"No example inputs for {type(model).__name__} could be guessed.{tried}", hint=HOW_TO_GIVE_INPUTS)
+    raise DiscoveryError(
+        f"No example inputs for {type(model).__name__} could be guessed.{tried}", hint=HOW_TO_GIVE_INPUTS
+    )
 
 
 def _failure(model: nn.Module, call: Call) -> str | None:
@@ -123,7 +126,7 @@ def _failure(model: nn.Module, call: Call) -> str | None:
             with fake.left_as_found(model), fake.stand_ins(model, real=real) as (stand_in, stand_in_call):
                 fake.run(model, stand_in, stand_in_call(call))
             return None
-        except Exception as error:  # a guess may fail in any way
+        except Exception as error:  # noqa: BLE001 (a guess may fail in any way)
             failure = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"
     return failure
 
@@ -172,7 +175,7 @@ def _trace_with(model: nn.Module, call: Call, *, real: bool) -> tuple[Flow, list
 
 
 def _input_tensors(call: Call) -> list[torch.Tensor]:
-    return [leaf for leaf in torch.utils._pytree.tree_leaves((call.args, call.kwargs)) if isinstance(leaf, torch.Tensor)]
+    return [leaf for leaf in tree_leaves((call.args, call.kwargs)) if isinstance(leaf, torch.Tensor)]
 
 
 def _track_integers(flow: Flow, model: nn.Module) -> None:

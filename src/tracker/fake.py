@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_map_only
 
 from tracker.example_inputs import Call
 
+
 def tensors(model: nn.Module) -> dict[str, Tensor]:
     """Every parameter and buffer once, by its first name."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
@@ -65,7 +66,7 @@ def works(model: nn.Module, call: Call) -> bool:
     try:
         with left_as_found(model), stand_ins(model) as (stand_in, stand_in_call):
             run(model, stand_in, stand_in_call(call))
-    except Exception:  # any failure of the model's own code is the answer
+    except Exception:  # noqa: BLE001 (any failure of the model's own code is the answer)
         return False
     return True
 

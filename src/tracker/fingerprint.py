@@ -38,4 +38,5 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def _tensors(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
     inner = unwrapped(model)
-    return sorted(chain(inner.named_parameters(remove_duplicate=False), inner.named_buffers()), key=lambda item: item[0])
+    both = chain(inner.named_parameters(remove_duplicate=False), inner.named_buffers())
+    return sorted(both, key=lambda item: item[0])

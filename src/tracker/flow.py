@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tracker import calls
+from tracker.errors import DiscoveryError
 from tracker.labels import Block, Grid, Labels, LabelSpace, constant_axes
 from tracker.operators import rule_for
 from tracker.sizes import Expression, Size, Tracked, sources
@@ -111,7 +112,12 @@ class Flow:
         kept: list[Block] = []
         for axes, grid in blocks if tensor.numel() else ():
             cells = grid.cells
-            assert cells.shape == tuple(tensor.shape[axis] for axis in axes), (self.operator, axes, cells.shape, tensor.shape)
+            if cells.shape != tuple(tensor.shape[axis] for axis in axes):
+                raise DiscoveryError(
+                    f"The rule of `{self.operator}` laid labels of shape {cells.shape} over axes {axes} of a tensor of "
+                    f"shape {tuple(tensor.shape)}.",
+                    hint="Please report this with the model; it is a defect of the rule.",
+                )
             drop = [i for i, axis in enumerate(axes) if tensor.shape[axis] == 1]
             if grid.joint and len(drop) < len(axes):
                 drop = sorted({*drop, *constant_axes(cells)})
@@ -171,7 +177,7 @@ class Flow:
         return b if a is None else a
 
     def contract(self, x: Tensor, x_axis: int, weight: Tensor, weight_axis: int, out_axis: int) -> None:
-        """A contraction of `x` with `weight` over one axis; `out_axis` is the weight's axis that the output keeps."""
+        """A contraction of `x` with `weight` over one axis; the output keeps the weight's axis `out_axis`."""
         if self.vector(x, x_axis) is None and self.vector(weight, weight_axis) is None:
             self.note_writer(weight, out_axis)
             return
@@ -226,7 +232,7 @@ class Flow:
         return self.tracked(tensor.shape[axis], Size(len(self.sizes) - 1))
 
     def explain(self, tensor: Tensor, axis: int, size: Any) -> None:
-        """The code gave `size` for this axis: a constant fixes it, an expression must come out right after a removal."""
+        """The code gave `size` for this axis: a constant fixes it, an expression must hold after a removal too."""
         found = self.axis_of(tensor, axis)
         if found is None or not isinstance(size, int) or size == -1:
             return
@@ -263,7 +269,7 @@ class _Operators(TorchDispatchMode):
     """Applies the rule of every operator."""
 
     def __init__(self, flow: Flow) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.flow = flow
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -367,4 +373,3 @@ def output_tensors(output: Any) -> list[Tensor]:
             todo.extend(getattr(value, slot) for slot in value.__slots__ if hasattr(value, slot))
         seen.add(id(value))
     return found
-

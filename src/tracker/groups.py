@@ -57,8 +57,7 @@ def group(flow: Flow, parts: Components, sites: Sequence[LabelledSite]) -> Group
     for number, (site, found) in enumerate(zip(sites, positions, strict=False)):
         for index, where in found.items():
             owners[index].append(number)
-            for name in site.sites:
-                members[index][name] = where
+            members[index].update(dict.fromkeys(site.sites, where))
     readers: list[list[Read]] = [[] for _ in range(count)]
     for (read, name), found in zip(reads, positions[len(sites) :], strict=True):
         for index, where in found.items():
@@ -152,9 +151,7 @@ class _Facts:
     marked: Mapping[str, set[int]]
 
     @classmethod
-    def of(
-        cls, flow: Flow, owners_of: _Owners, group_of: NDArray[np.int64], count: int
-    ) -> _Facts:
+    def of(cls, flow: Flow, owners_of: _Owners, group_of: NDArray[np.int64], count: int) -> _Facts:
         """Gather the facts of a trace."""
         parts = owners_of.parts
         marked: dict[str, set[int]] = {"attention": set(), "stream": set(), "expert": set()}
@@ -222,13 +219,14 @@ class _Owners:
                 self._by_module.setdefault(module, []).append(number)
 
     def find(self, labels: Labels, module: str) -> set[int]:
-        """The sites that own these labels; of a weight computed from parameters, the module's site with the same ones."""
+        """The sites that own these labels; of a computed weight, the sites of its module that it was computed from."""
         at = self._order[np.searchsorted(self._starts[self._order], labels, side="right") - 1]
         found = {int(n) for n in np.unique(at) if labels[at == n][0] < self._starts[n] + len(self.sites[n].labels)}
         if found:
             return found
         wanted = self.parts.of[labels]
-        return {n for n in self._by_module.get(module, ()) if np.array_equal(self.parts.of[self.sites[n].labels], wanted)}
+        near = self._by_module.get(module, ())
+        return {number for number in near if np.array_equal(self.parts.of[self.sites[number].labels], wanted)}
 
     def all_of(self, uses: Iterable[Consumption | Writing]) -> set[int]:
         """The sites of several uses of weights."""

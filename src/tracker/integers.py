@@ -25,7 +25,7 @@ _DRAWS = 4
 
 @dataclass(frozen=True)
 class Form:
-    """`total` positions, of which each removed neuron of group g takes `per_neuron[g]`; `uneven` groups take various."""
+    """`total` positions; a neuron of group g takes `per_neuron[g]` of them, those of an `uneven` group various."""
 
     total: int
     per_neuron: Mapping[int, int] = field(default_factory=dict)
@@ -93,7 +93,8 @@ class _System:
                 self._direct(equation, equation.expression, form, found)
         for equation, form in equations:
             if not self._holds(equation.expression, form) and not self._solved(equation.expression, form):
-                reason = f"its size is computed in {equation.where} from {_described(equation.expression)}, which does not follow it"
+                computed = f"{equation.where} from {_described(equation.expression)}"
+                reason = f"its size is computed in {computed}, which does not follow it"
                 for group in self._blame(equation.expression, form):
                     found.setdefault(group, reason)
         for use in self.flow.numbers:

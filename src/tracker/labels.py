@@ -75,9 +75,10 @@ class LabelSpace:
 
     def tie_along(self, cells: Labels, axis: int) -> Labels:
         """Tie all labels along `axis`; returns the labels without that axis."""
-        first = cells.take([0], axis)
+        first: Labels = cells[(slice(None),) * axis + (slice(0, 1),)]
         self.tie(first, cells)
-        return first.take(0, axis)
+        rest: Labels = first.squeeze(axis)
+        return rest
 
     def freeze(self, labels: Labels, reason: str) -> None:
         """These labels stay."""

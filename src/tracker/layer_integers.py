@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
@@ -48,9 +49,7 @@ def _shown(name: str, module: nn.Module) -> Iterator[tuple[str, Site]]:
         yield from (("nx", Site(weight, 0)), ("nf", Site(weight, 1)))
 
 
-def _grouped(
-    module: nn.Module, attribute: str, follows: Mapping[str, int], rows: Mapping[str, int]
-) -> dict[str, int]:
+def _grouped(module: Any, attribute: str, follows: Mapping[str, int], rows: Mapping[str, int]) -> dict[str, int]:
     """Grouped convolutions keep one dimension per group: the attribute counts all groups."""
     if module.groups == module.in_channels and not follows and attribute == "in_channels":
         multiplier = int(module.out_channels) // int(module.in_channels)

@@ -82,9 +82,7 @@ class NeuronGroup:
         Raises `PlanError` for an index out of range or given twice.
         """
         chosen = self.indices(neurons)
-        return {
-            site: torch.from_numpy(np.sort(positions[chosen].ravel())) for site, positions in self.members.items()
-        }
+        return {site: torch.from_numpy(np.sort(positions[chosen].ravel())) for site, positions in self.members.items()}
 
     def indices(self, neurons: Iterable[int]) -> Positions:
         """`neurons` as an ascending index array, checked against the size of the group."""
@@ -200,9 +198,7 @@ class NeuronMap:
                 {"name": f.name, "size": f.size, "reason": f.reason, "sites": [list(site) for site in f.sites]}
                 for f in self.frozen
             ],
-            "integers": [
-                {"module": i.module, "path": list(i.path), "follows": dict(i.follows)} for i in self.integers
-            ],
+            "integers": [{"module": i.module, "path": list(i.path), "follows": dict(i.follows)} for i in self.integers],
             "operators_without_rule": dict(self.operators_without_rule),
         }
 
@@ -273,7 +269,7 @@ def _group_from_json(data: Mapping[str, Any]) -> NeuronGroup:
     return NeuronGroup(
         name=data["name"],
         size=size,
-        kind=cast(Kind, data["kind"]),
+        kind=cast("Kind", data["kind"]),
         exact=bool(data["exact"]),
         note=data["note"],
         producers=tuple(Site(*site) for site in data["producers"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 def neuron_table(neurons: NeuronMap, width: int = 120) -> str:
     """One row a group, then one row a frozen part with its reason."""
-    console = Console(width=width, record=True, file=_Nowhere(), color_system=None)
+    console = Console(width=width, record=True, file=StringIO(), color_system=None)
     exact = sum(group.size for group in neurons if group.exact)
     console.print(
         Text(f"{neurons.model}: {neurons.neurons} neurons in {len(neurons)} layers, {exact} of them removed exactly")
@@ -44,13 +45,3 @@ def _modules(sites: tuple[Site, ...], limit: int = 3) -> str:
     names = list(dict.fromkeys(site.module or site.parameter for site in sites))
     shown = ", ".join(names[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
-
-
-class _Nowhere:
-    """A sink for the console, which also keeps a record."""
-
-    def write(self, text: str) -> int:
-        return len(text)
-
-    def flush(self) -> None:
-        """Nothing is held back."""

@@ -166,7 +166,7 @@ def _integers(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[str | i
 
 def read_path(module: nn.Module, path: tuple[str | int, ...]) -> Any:
     """The value at `path`."""
-    value: Any = vars(module)[path[0]]
+    value: Any = vars(module)[str(path[0])]
     for step in path[1:]:
         value = value[step]
     return value
@@ -174,7 +174,8 @@ def read_path(module: nn.Module, path: tuple[str | int, ...]) -> Any:
 
 def write_path(module: nn.Module, path: tuple[str | int, ...], new: SupportsIndex) -> None:
     """Set the integer at `path`; tuples, lists and dicts on the way are rebuilt, never changed in place."""
-    vars(module)[path[0]] = _replaced(vars(module)[path[0]], path[1:], new)
+    name = str(path[0])
+    vars(module)[name] = _replaced(vars(module)[name], path[1:], new)
 
 
 def _replaced(value: Any, path: tuple[str | int, ...], new: Any) -> Any:

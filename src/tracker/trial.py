@@ -55,14 +55,14 @@ def run(model: nn.Module, neurons: NeuronMap, removed: Removed, call: Call) -> s
     """Run the model with sliced shapes; None if it works, else what failed and in which module."""
     try:
         _forward(model, neurons, removed, call, real=False)
-    except Exception as error:  # whatever the model's code raises is the answer, unless the whole model fails as well
+    except Exception as error:  # noqa: BLE001 (whatever the model's code raises is the answer)
         if fake.works(model, call):
             return _failure(error)
     else:
         return None
     try:
         _forward(model, neurons, removed, call, real=True)
-    except Exception as error:  # likewise
+    except Exception as error:  # noqa: BLE001 (likewise)
         return _failure(error)
     return None
 

@@ -1,4 +1,4 @@
-"""Watching a model run: whatever the consumers read in a whole forward goes into one small state.
+"""Watching a model run: whatever the consumers read goes into one small state.
 
 The state is a torchmetrics metric, so it moves between devices, resets, and is reduced over ranks like any other.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 from weakref import ref
 
@@ -17,13 +16,62 @@ from torchmetrics import Metric
 
 from tracker.batches import padding_mask
 from tracker.covariance import Covariances, comoments
-from tracker.covariance import merge as merge_comoments
 from tracker.errors import DataError
-from tracker.moments import Row, Scratch, empty, measure, merge, merge_stacked, pool
+from tracker.meter import Meter, Scratch
+from tracker.moments import Row, empty, merge, merge_stacked, pool
 from tracker.neuron_map import NeuronGroup, Read
-from tracker.taps import Taps, tap
+from tracker.taps import tap
 
 
+class Moments(Metric):
+    """The block of statistics (see `tracker.moments`) of all neurons of all groups, side by side: 56 bytes a neuron.
+
+    Under distributed training every rank must call `compute`; each gets the statistics of the data of all.
+    """
+
+    full_state_update = False
+    block: Tensor
+    batches: Tensor
+
+    def __init__(self, groups: Sequence[NeuronGroup]) -> None:
+        super().__init__()
+        self.sizes = {group.name: group.size for group in groups}
+        self.add_state("block", empty(sum(self.sizes.values())), dist_reduce_fx=merge_stacked)
+        self.add_state("batches", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, blocks: Mapping[str, Tensor], batches: int) -> None:
+        """Add what some batches said: a block (7, size) for every group that was read."""
+        device = self.block.device
+        added = [
+            blocks[name].to(device) if name in blocks else empty(size).to(device) for name, size in self.sizes.items()
+        ]
+        if added:
+            self.block = merge(self.block, torch.cat(added, 1))
+        self.batches = self.batches + batches
+
+    def compute(self) -> dict[str, Tensor]:
+        """The block of every group, on the CPU."""
+        parts = torch.split(self.block.cpu(), list(self.sizes.values()), 1)
+        return dict(zip(self.sizes, parts, strict=True))
+
+
+class Watch:
+    """What is being watched, and what has come of it so far."""
+
+    def __init__(self, groups: Sequence[NeuronGroup], *, covariance: bool = False, only_training: bool = False) -> None:
+        self.groups = tuple(groups)
+        self.moments = Moments(self.groups)
+        self.covariances = Covariances(self.groups) if covariance else None
+        self._only_training = only_training
+        self._scratch = Scratch()
+        self._meters: dict[tuple[str, str, int], Meter] = {}
+        self._readers: dict[tuple[str, str, int], dict[str, tuple[NeuronGroup, Read]]] = {}
+        self._batches = 0
+        self._first_bad: tuple[str, int] | None = None
+        self._running = False
+        self._mask: Tensor | None = None
+        self._rows: Tensor | None = None
+        self._seen: dict[tuple[int, int], tuple[ref[Tensor], int, set[str]]] = {}
 class Moments(Metric):
     """The block of statistics (see `tracker.moments`) of all neurons of all groups, side by side: 56 bytes a neuron.
 

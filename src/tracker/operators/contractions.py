@@ -87,9 +87,9 @@ def dot(flow: Flow, out: Tensor, x: Tensor, y: Tensor) -> None:
 def linear(flow: Flow, out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> None:
     """`out = x weightᵀ + bias`."""
     flow.contract(x, -1, weight, 1, 0)
-    flow.put(out, [block for block in flow.blocks(x) if x.dim() - 1 not in block.axes] + _other_axes(flow, x, [x.dim() - 1]))
+    passing = [block for block in flow.blocks(x) if x.dim() - 1 not in block.axes]
     written = axis_block(flow, flow.vector(weight, 0), out.dim() - 1)
-    flow.put(out, [*flow.blocks(out), *written])
+    flow.put(out, [*passing, *_other_axes(flow, x, [x.dim() - 1]), *written])
     if bias is not None:
         combine(flow, out, [out, bias])
 
@@ -134,10 +134,8 @@ def convolution(
     else:
         written = _grouped(flow, x, weight, groups, transposed)
     flow.put(out, [*flow.blocks(out), *axis_block(flow, written, 1)])
-    if bias is not None and written is not None:
-        flow.tie_axes(weight, writes, bias, 0, "has a bias without neurons") if groups == 1 or not transposed else None
-        if groups > 1 and transposed and (b := flow.vector(bias, 0)) is not None:
-            flow.space.tie(written, b)
+    if bias is not None:
+        flow.tie_axes(out, 1, bias, 0, "has a bias without neurons")
 
 
 KERNEL = "is a kernel"
@@ -158,9 +156,12 @@ def _grouped(flow: Flow, x: Tensor, weight: Tensor, groups: int, transposed: boo
     flow.space.tie(per_group[:1], per_group)
     if transposed:
         # weight is (in, out / groups): rows are the input channels, columns repeat in every group
-        flow.space.tie(rows, channels) if rows is not None else flow.space.freeze(channels, flow.located(CONSTANT_GROUPS))
-        if rows is not None:
+        if rows is None:
+            flow.space.freeze(channels, flow.located(CONSTANT_GROUPS))
+        else:
+            flow.space.tie(rows, channels)
             flow.note_reader(x, 1, channels, rows)
+        flow.note_writer(weight, 1)
         if columns is None:
             return None
         return columns[None].repeat(groups, 0).ravel()
@@ -249,5 +250,3 @@ def grouped_mm(flow: Flow, out: Tensor, x: Tensor, weight: Tensor, *args: Any, *
     if weight.dim() == 3:
         flow.fix(weight, 0, "is a list of experts chosen by index")
     flow.put(out, axis_block(flow, flow.vector(weight, -1), out.dim() - 1))
-
-

@@ -29,8 +29,9 @@ def reduction(flow: Flow, out: Any, x: Tensor, dim: Any = None, *args: Any, **kw
         pointwise(flow, out, x, dim)
         return
     dim = kwargs.get("dim", dim)
-    dims = range(x.dim()) if dim is None or isinstance(dim, bool) or dim == [] else [dim] if isinstance(dim, int) else dim
-    reduce_over(flow, out, x, {d % max(x.dim(), 1) for d in dims})
+    if dim is None or isinstance(dim, bool) or dim == []:
+        dim = range(x.dim())
+    reduce_over(flow, out, x, {d % max(x.dim(), 1) for d in ([dim] if isinstance(dim, int) else dim)})
 
 
 @operator_rule("linalg_vector_norm", "norm")
@@ -111,4 +112,3 @@ def glu(flow: Flow, out: Tensor, x: Tensor, dim: int = -1) -> None:
     if labels is not None:
         flow.space.tie(labels[:half], labels[half:])
     take(flow, out, x, axis, slice(0, half))
-

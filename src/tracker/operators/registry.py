@@ -14,7 +14,7 @@ Rule = Callable[..., None]
 R = TypeVar("R", bound=Rule)
 
 _RULES: dict[Any, Rule] = {}
-_OURS = ("pointwise", "views", "pieces", "contractions", "normalisations", "reductions", "spatial", "indexing", "creation")
+_OURS = "pointwise views pieces contractions normalisations reductions spatial indexing creation".split()
 
 
 def operator_rule(*operators: Any) -> Callable[[R], R]:

@@ -69,7 +69,7 @@ def flip(flow: Flow, out: Tensor, x: Tensor, dims: Sequence[int]) -> None:
     blocks = []
     for axes, grid in flow.blocks(x):
         turned = [i for i, axis in enumerate(axes) if axis in flipped]
-        blocks.append(Block(axes, flow.space.grid(np.flip(grid.cells, turned))) if turned else Block(axes, grid))
+        blocks.append(Block(axes, flow.space.grid(np.flip(grid.cells, tuple(turned)))) if turned else Block(axes, grid))
     flow.put(out, blocks)
 
 
