@@ -16,7 +16,8 @@ class Snapshot:
 
     Nothing is copied: a replaced tensor's old storage is kept alive until the block ends, so the most memory held is
     the old tensors plus the new ones. Every entry is written *before* its change, and undoing is idempotent, so an
-    exception at any point, Ctrl-C included, ends in the old state.
+    exception at any point, Ctrl-C included, ends in the old state. (One that strikes at the very entrance of the
+    undoing is only caught by another block around it: enter the same snapshot twice where that matters.)
 
     >>> model = nn.Linear(4, 2)
     >>> with Snapshot() as snapshot:
@@ -28,7 +29,7 @@ class Snapshot:
     def __init__(self) -> None:
         self._tensors: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._attributes: list[tuple[nn.Module, str, Any]] = []
-        self._committed = False
+        self._settled = False
 
     def replace(self, tensor: torch.Tensor, data: torch.Tensor) -> None:
         """Give `tensor` other data of any shape; the tensor object itself stays, and with it every reference to it."""
@@ -41,7 +42,7 @@ class Snapshot:
 
     def commit(self) -> None:
         """Keep the changes."""
-        self._committed = True
+        self._settled = True
 
     def restore(self) -> None:
         """Put back what was there, last change first."""
@@ -59,12 +60,15 @@ class Snapshot:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        while not self._committed:
+        interrupt: KeyboardInterrupt | None = None
+        while not self._settled:
             try:
                 self.restore()
-                return
-            except KeyboardInterrupt:
-                continue  # a second Ctrl-C must not leave half of each state; the first one is already on its way up
+                self._settled = True
+            except KeyboardInterrupt as again:  # must not leave half of each state: first undo, then obey
+                interrupt = again
+        if interrupt is not None and error is None:
+            raise interrupt
 
 
 def _give(tensor: torch.Tensor, data: torch.Tensor) -> None:

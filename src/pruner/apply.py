@@ -1,0 +1,345 @@
+"""The one function that changes a model: `prune_`, and `check`, the same path stopped before the commit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves
+
+from pruner.equivalence import Agreement, batch_of, compare, expect
+from pruner.plan import PruningPlan
+from pruner.snapshot import Snapshot
+from tracker import trial
+from tracker.batches import Batch
+from tracker.discover import example_call, neurons_of
+from tracker.errors import PlanError, VerificationError
+from tracker.fingerprint import structure_fingerprint, unwrapped
+from tracker.neuron_map import NeuronMap
+from tracker.sizes import write_path
+
+HISTORY = "_neuronscope_history"
+_DENSE_LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+class IntegerChange(NamedTuple):
+    """An integer attribute that followed the neurons; `path` leads to it from the module."""
+
+    module: str
+    path: tuple[str | int, ...]
+    old: int
+    new: int
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """What a pruning did, or would do.
+
+    `plan` is the plan as carried out, under the groups' own names and with the fingerprint of the model before.
+    `proof` is the comparison of the sliced with the masked model, or None where none was made.
+    """
+
+    neurons_before: int
+    neurons_after: int
+    parameters_before: int
+    parameters_after: int
+    removed: Mapping[str, int]
+    sizes: Mapping[str, int]
+    integers: tuple[IntegerChange, ...]
+    plan: PruningPlan
+    fingerprint: str
+    proof: Agreement | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as JSON-ready data."""
+        return {
+            "neurons_before": self.neurons_before,
+            "neurons_after": self.neurons_after,
+            "parameters_before": self.parameters_before,
+            "parameters_after": self.parameters_after,
+            "removed": dict(self.removed),
+            "integers": [
+                {"module": change.module, "path": list(change.path), "old": change.old, "new": change.new}
+                for change in self.integers
+            ],
+            "plan": self.plan.to_json(),
+            "fingerprint": self.fingerprint,
+            "proof": None
+            if self.proof is None
+            else {"output": self.proof.output, "error": self.proof.error, "tolerance": self.proof.tolerance},
+        }
+
+
+def prune_(
+    model: nn.Module,
+    plan: PruningPlan,
+    neurons: NeuronMap | None = None,
+    *,
+    optimizer: Optimizer | None = None,
+    proof: bool = True,
+) -> PruneResult:
+    """Remove the neurons of `plan` from `model`, in place; all of it happens or nothing.
+
+    Every parameter and buffer object stays the same object with less in it, so that optimizers, tied weights and
+    anything else that refers to it stay valid. Gradients and the optimizer's state are sliced along; devices, dtypes,
+    `requires_grad`, training flags and hooks stay as they are. The old tensors are held until the end by reference:
+    memory peaks at the model, plus what is kept of it, plus the largest single tensor that is cut.
+
+    Args:
+        model: the model, of any device and dtype, also on the meta device.
+        plan: the neurons to remove.
+        neurons: the model's neuron map; by default the one last discovered for this model, else it is discovered now.
+        optimizer: the optimizer whose state (moments, momentum, master weights) is to be sliced as well.
+        proof: whether to demand that the sliced model gives the outputs of the masked one before keeping the change.
+            It is made where example inputs are known (from discovery), the weights are real, and every layer in the
+            plan is exact. `PruneResult.proof` tells.
+
+    Raises:
+        PlanError: the plan does not fit, the pruned model would not run, or the optimizer keeps state that cannot be
+            sliced.
+        VerificationError: the sliced model differs from the masked one; names the layers.
+        DataError: the model's outputs are not finite, so nothing can be proven.
+
+    After any error, `KeyboardInterrupt` included, the model and the optimizer are as they were, bit for bit.
+    """
+    return _operate(model, plan, neurons, optimizer, proof=proof, commit=True)
+
+
+def check(
+    model: nn.Module,
+    plan: PruningPlan,
+    neurons: NeuronMap | None = None,
+    *,
+    optimizer: Optimizer | None = None,
+    proof: bool = True,
+) -> PruneResult:
+    """A dry run: `prune_` up to the commit, then everything is put back. Raises and returns what `prune_` would."""
+    return _operate(model, plan, neurons, optimizer, proof=proof, commit=False)
+
+
+def pruning_history(model: nn.Module) -> tuple[dict[str, Any], ...]:
+    """What was removed from this model so far, oldest first: one JSON-ready record for every `prune_`.
+
+    The model carries it, so copies of the model have it too. A record has the structure fingerprint before
+    (`fingerprint`) and after (`result`), for every layer its size before and the indices removed (`layers`), the
+    integers that changed (`integers`), and the plan's provenance.
+    """
+    return tuple(json.loads(record) for record in vars(unwrapped(model)).get(HISTORY, ()))
+
+
+class _Cut(NamedTuple):
+    """A tensor and, for each dimension that shrinks, the indices that stay."""
+
+    tensor: Tensor
+    keep: Mapping[int, Tensor]
+
+
+def _operate(
+    wrapped: nn.Module,
+    plan: PruningPlan,
+    neurons: NeuronMap | None,
+    optimizer: Optimizer | None,
+    *,
+    proof: bool,
+    commit: bool,
+) -> PruneResult:
+    model = unwrapped(wrapped)
+    found = neurons_of(model, neurons)
+    _check_map(model, found)
+    removed = plan.resolve(found)
+    cuts = _cuts(model, found, removed, optimizer)
+    integers = _integers(model, found, removed)
+    call = example_call(model)
+    if call is not None:
+        failure = trial.run(model, found, removed, call)
+        if failure is not None:
+            raise PlanError(
+                f"The pruned model would not run: {failure}.",
+                hint="Nothing was changed. Leave out the layer it names, and please report the model.",
+            )
+    provable = proof and bool(removed) and all(found[name].exact for name in removed) and not _on_meta(model)
+    batch = batch_of(call, model) if call is not None and provable else None
+    expected = expect(model, found, removed, batch) if batch is not None else None
+    before, parameters = structure_fingerprint(model), _count(model)
+    with Snapshot() as snapshot, snapshot:  # twice: see its docstring
+        _slice(model, cuts, integers, snapshot)
+        agreement = compare(model, [expected]) if expected is not None else None
+        holds = agreement is None or agreement.holds
+        result = PruneResult(
+            neurons_before=found.neurons,
+            neurons_after=found.neurons - sum(map(len, removed.values())),
+            parameters_before=parameters,
+            parameters_after=_count(model),
+            removed={name: len(chosen) for name, chosen in removed.items()},
+            sizes={name: found[name].size for name in removed},
+            integers=integers,
+            plan=PruningPlan(removed, before, plan.provenance),
+            fingerprint=structure_fingerprint(model),
+            proof=agreement,
+        )
+        if holds and commit:
+            _record(model, result, snapshot)
+            snapshot.commit()
+    if batch is not None and agreement is not None and not agreement.holds:
+        raise _disproved(model, found, removed, batch, agreement)
+    return result
+
+
+def _check_map(model: nn.Module, neurons: NeuronMap) -> None:
+    now = structure_fingerprint(model)
+    if neurons.fingerprint and neurons.fingerprint != now:
+        raise PlanError(
+            f"The neuron map was made for a {neurons.model or 'model'} of structure {neurons.fingerprint}; this "
+            f"{type(model).__name__} has structure {now}.",
+            hint="Discover the model again; a model that was pruned since needs a new map.",
+        )
+
+
+def _cuts(
+    model: nn.Module, neurons: NeuronMap, removed: Mapping[str, Tensor], optimizer: Optimizer | None
+) -> list[_Cut]:
+    """What has to shrink, each tensor once however many names it has: parameters, buffers, gradients, optimizer state.
+
+    Nothing is changed here, so that all that can be wrong is found before anything is.
+    """
+    named = dict(chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)))
+    gone: dict[int, dict[int, list[Tensor]]] = {}
+    tensors: dict[int, Tensor] = {}
+    for name, chosen in removed.items():
+        for site, positions in neurons[name].slices(chosen).items():
+            tensor = named.get(site.parameter)
+            if tensor is None or not -tensor.dim() <= site.dim < tensor.dim():
+                raise PlanError(
+                    f"Layer '{name}' reaches into '{site.parameter}', dimension {site.dim}, which the model lacks.",
+                    hint="Discover the model again: the neuron map belongs to another one.",
+                )
+            tensors[id(tensor)] = tensor
+            gone.setdefault(id(tensor), {}).setdefault(site.dim % tensor.dim(), []).append(positions)
+    cuts = [
+        _Cut(tensor, {dim: _staying(tensor.shape[dim], parts) for dim, parts in gone[key].items()})
+        for key, tensor in tensors.items()
+    ]
+    _check_optimizer(model, optimizer)
+    followers = [cut for one in cuts for cut in _followers(one, named, optimizer)]
+    return cuts + followers
+
+
+def _staying(size: int, gone: Sequence[Tensor]) -> Tensor:
+    stays = torch.ones(size, dtype=torch.bool)
+    stays[torch.cat(list(gone))] = False
+    return stays.nonzero().flatten()
+
+
+def _followers(cut: _Cut, named: Mapping[str, Tensor], optimizer: Optimizer | None) -> Iterable[_Cut]:
+    """The gradient of a parameter that is cut, and the state an optimizer keeps for it."""
+    parameter = cut.tensor
+    if parameter.grad is not None:
+        yield _Cut(parameter.grad, cut.keep)
+    for key, value in (optimizer.state.get(parameter, {}) if optimizer else {}).items():
+        for state in tree_leaves(value):
+            if not isinstance(state, Tensor) or state.numel() == 1:
+                continue
+            if state.dim() != parameter.dim() or any(
+                size not in (1, full) for size, full in zip(state.shape, parameter.shape, strict=True)
+            ):
+                name = next(name for name, tensor in named.items() if tensor is parameter)
+                raise PlanError(
+                    f"{type(optimizer).__name__} keeps '{key}' of shape {tuple(state.shape)} for '{name}' of shape "
+                    f"{tuple(parameter.shape)}; it is not known how to slice that.",
+                    hint="Prune without `optimizer` and make a new optimizer afterwards.",
+                )
+            keep = {dim: kept for dim, kept in cut.keep.items() if state.shape[dim] == parameter.shape[dim]}
+            yield _Cut(state, keep)
+
+
+def _check_optimizer(model: nn.Module, optimizer: Optimizer | None) -> None:
+    if optimizer is None:
+        return
+    own = set(map(id, model.parameters()))
+    if not any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"]):
+        raise PlanError(
+            f"The {type(optimizer).__name__} holds none of this model's parameters.",
+            hint="Pass the optimizer that trains this model, or none.",
+        )
+
+
+def _integers(model: nn.Module, neurons: NeuronMap, removed: Mapping[str, Tensor]) -> tuple[IntegerChange, ...]:
+    return tuple(
+        IntegerChange(module, tuple(path), old, new)
+        for module, path, old, new in trial.integers_after(model, neurons, removed)
+    )
+
+
+def _slice(model: nn.Module, cuts: Iterable[_Cut], integers: Iterable[IntegerChange], snapshot: Snapshot) -> None:
+    for cut in cuts:
+        snapshot.replace(cut.tensor, _kept(cut))
+    for change in integers:
+        module = model.get_submodule(change.module)
+        snapshot.hold(module, str(change.path[0]))
+        write_path(module, change.path, change.new)
+
+
+def _kept(cut: _Cut) -> Tensor:
+    """The part of a tensor that stays, as dense as the tensor was and in the same memory format."""
+    data = cut.tensor.data
+    for dim in sorted(cut.keep, key=lambda dim: len(cut.keep[dim]) / data.shape[dim]):  # the deepest cut first
+        data = data.index_select(dim, cut.keep[dim].to(data.device))
+    layout = _DENSE_LAYOUTS.get(cut.tensor.dim())
+    if layout and cut.tensor.is_contiguous(memory_format=layout) and not cut.tensor.is_contiguous():
+        return data.contiguous(memory_format=layout)
+    return data
+
+
+def _record(model: nn.Module, result: PruneResult, snapshot: Snapshot) -> None:
+    """Add to the model's history, as text: discovery looks for integers in attributes, and this holds thousands."""
+    record = {
+        "fingerprint": result.plan.fingerprint,
+        "result": result.fingerprint,
+        "layers": {
+            name: {"neurons": result.sizes[name], "removed": list(gone)} for name, gone in result.plan.remove.items()
+        },
+        "integers": result.to_json()["integers"],
+        "provenance": dict(result.plan.provenance),
+    }
+    snapshot.hold(model, HISTORY)
+    vars(model)[HISTORY] = (*vars(model).get(HISTORY, ()), json.dumps(record))
+
+
+def _disproved(
+    model: nn.Module, neurons: NeuronMap, removed: Mapping[str, Tensor], batch: Batch, agreement: Agreement
+) -> VerificationError:
+    """The error for a sliced model that differs from the masked one, naming the layer at fault, found by halving."""
+    guilty = list(removed)
+    while len(guilty) > 1:
+        middle = len(guilty) // 2
+        for half in (guilty[:middle], guilty[middle:]):
+            part = {name: removed[name] for name in half}
+            expected = expect(model, neurons, part, batch)
+            with Snapshot() as snapshot:
+                _slice(model, _cuts(model, neurons, part, None), _integers(model, neurons, part), snapshot)
+                holds = compare(model, [expected]).holds
+            if not holds:
+                guilty = half
+                break
+        else:
+            break
+    return VerificationError(
+        f"The sliced model is not the masked one: its {agreement.output} differs by {agreement.error:.1e} of the "
+        f"largest value, where rounding allows {agreement.tolerance:.1e}. The layer at fault is "
+        f"{' together with '.join(repr(name) for name in guilty)}.",
+        hint="Nothing was changed. Leave this layer out of the plan, and please report the model.",
+    )
+
+
+def _count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _on_meta(model: nn.Module) -> bool:
+    return any(tensor.is_meta for tensor in chain(model.parameters(), model.buffers()))

@@ -1,0 +1,353 @@
+"""Pruned models on disk: `model.safetensors` and `pruning.json`, written whole, read with distrust, never unpickled.
+
+A checkpoint is loaded by building the original class and giving it the tensors and integers in the files. Those may
+only make the model smaller: no shape and no integer may exceed the dense model's, so that a file cannot make the loader
+allocate more than the dense model would take. Every buffer is stored, also those that a state_dict leaves out, because
+a model built on the meta device has no values for them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from itertools import chain
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from pruner.apply import HISTORY, pruning_history
+from pruner.manifest import (
+    MANIFEST,
+    FileEntry,
+    IntegerEntry,
+    Manifest,
+    PruningRecord,
+    TensorEntry,
+    kept_neurons,
+    read_manifest,
+)
+from pruner.skeleton import MODULE_INTERNALS, built_by, named_tensors, plain_tensors, skeleton
+from pruner.tensor_file import DTYPE_NAMES, DTYPES, check_header, check_same_names, read_tensors, sha256
+from tracker.errors import CheckpointError, StorageError
+from tracker.files import atomic_path, write_json
+from tracker.fingerprint import structure_fingerprint, unwrapped
+from tracker.sizes import read_path, write_path
+
+TENSORS = "model.safetensors"
+_PENDING = "model.safetensors.new"  # a save that was killed after its manifest and before its last rename
+
+
+def save_pruned(
+    model: nn.Module,
+    directory: str | PathLike[str],
+    *,
+    base: str | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> None:
+    """Write `model` to `directory` as `model.safetensors` and `pruning.json`.
+
+    A process killed at any point leaves the checkpoint that was there before, or the new one. What was removed, in how
+    many steps, comes from the model's own record (`pruner.apply.pruning_history`).
+
+    Args:
+        model: the pruned model (one that was not pruned is saved as well).
+        directory: made if needed.
+        base: how to build the dense model: "module:callable", "timm:NAME", a transformers name …
+        provenance: anything worth knowing, as JSON-ready data.
+
+    Raises:
+        StorageError: the directory cannot be written.
+        CheckpointError: a tensor has no values or a type that safetensors lacks.
+    """
+    model = unwrapped(model)
+    folder = Path(directory)
+    extra = _plain_json(provenance or {})
+    entries, tied, tensors = _collect(model)
+    history = [PruningRecord.model_validate(record) for record in pruning_history(model)]
+    _settle(folder)
+    try:
+        with atomic_path(folder / _PENDING) as temporary:
+            save_file(tensors, temporary, metadata={"format": "pt"})
+            written = FileEntry(bytes=temporary.stat().st_size, sha256=sha256(temporary))
+        manifest = Manifest(
+            model=type(model).__qualname__,
+            base=base,
+            dense_fingerprint=history[0].fingerprint if history else structure_fingerprint(model),
+            fingerprint=structure_fingerprint(model),
+            tensor_file=written,
+            tensors=entries,
+            tied=tied,
+            integers=_integers(model, history),
+            kept=kept_neurons(history),
+            history=history,
+            provenance=extra,
+        )
+        write_json(folder / MANIFEST, manifest.model_dump())
+    except BaseException:
+        _settle(folder)
+        raise
+    _rename_pending(folder)
+
+
+def load_pruned(
+    directory: str | PathLike[str],
+    model: nn.Module | Callable[[], nn.Module] | None = None,
+    *,
+    resolve: Callable[[str], nn.Module] | None = None,
+) -> nn.Module:
+    """The pruned model in `directory`, on the CPU, in its own dtypes, in evaluation mode.
+
+    Args:
+        directory: written by `save_pruned`.
+        model: the dense model, with or without weights; it is only looked at, not changed. Or a callable that builds
+            it, which is called on the meta device where that works.
+        resolve: without `model`, turns the checkpoint's `base` into the dense model. Nothing that a file names is
+            imported or called otherwise.
+
+    Raises:
+        StorageError: there is no checkpoint, or it cannot be read.
+        CheckpointError: the files are damaged, contradict each other, or do not fit the model; names the file, the
+            tensor or attribute, what was expected and what was found.
+    """
+    folder = Path(directory)
+    manifest = read_manifest(folder)
+    path = _tensor_file(folder, manifest)
+    check_header(path, manifest)
+    built = _build(folder, manifest, model, resolve)
+    _check_tensors(folder, manifest, built)
+    for entry in manifest.integers:
+        _set_integer(folder, built, entry)
+    _fill(built, manifest, read_tensors(path, manifest))
+    _check_nothing_missing(folder, built)
+    vars(built)[HISTORY] = tuple(record.model_dump_json() for record in manifest.history)
+    return built.eval()
+
+
+def _collect(model: nn.Module) -> tuple[dict[str, TensorEntry], dict[str, str], dict[str, Tensor]]:
+    """Every tensor once by its first name, the other names of tied ones, and the values ready to be written."""
+    first: dict[int, str] = {}
+    entries: dict[str, TensorEntry] = {}
+    tied: dict[str, str] = {}
+    values: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in named_tensors(model):
+        if id(tensor) in first:
+            tied[name] = first[id(tensor)]
+            continue
+        first[id(tensor)] = name
+        if tensor.is_meta:
+            raise CheckpointError(f"'{name}' is on the meta device and has no values.", hint="Load the weights first.")
+        if tensor.dtype not in DTYPE_NAMES or tensor.layout != torch.strided:
+            raise CheckpointError(
+                f"'{name}' is {tensor.dtype} in layout {tensor.layout}, which safetensors cannot hold.",
+                hint=f"Convert it to one of {', '.join(str(dtype) for dtype in DTYPE_NAMES)}.",
+            )
+        entries[name] = TensorEntry(
+            shape=list(tensor.shape),
+            dtype=DTYPE_NAMES[tensor.dtype],
+            kind=_kind(tensor),
+            trainable=tensor.requires_grad,
+        )
+        value = tensor.detach().contiguous()
+        storage = value.untyped_storage()
+        alone = storage.data_ptr() not in storages and storage.nbytes() == value.numel() * value.element_size()
+        storages.add(storage.data_ptr())
+        values[name] = value if alone else value.clone()
+    return entries, tied, values
+
+
+def _integers(model: nn.Module, history: Sequence[PruningRecord]) -> list[IntegerEntry]:
+    """Every integer that any pruning changed, with its value now."""
+    paths = {(change.module, tuple(change.path)) for record in history for change in record.integers}
+    return [
+        IntegerEntry(module=name, path=list(path), value=int(read_path(model.get_submodule(name), path)))
+        for name, path in sorted(paths, key=str)
+    ]
+
+
+def _settle(folder: Path) -> None:
+    """End what a killed or failed save began: finish it if its manifest was written, forget it otherwise."""
+    pending = folder / _PENDING
+    if not pending.is_file():
+        return
+    try:
+        complete = _matches(pending, read_manifest(folder))
+    except (StorageError, CheckpointError):
+        complete = False
+    if complete:
+        _rename_pending(folder)
+    else:
+        pending.unlink(missing_ok=True)
+
+
+def _rename_pending(folder: Path) -> None:
+    """The last step of a save: the tensors get their plain name, under which other programs look for them."""
+    try:
+        (folder / _PENDING).replace(folder / TENSORS)
+    except OSError as error:
+        raise StorageError(
+            f"Cannot rename {folder / _PENDING}: {error.strerror}.", hint="The checkpoint can be loaded as it is."
+        ) from error
+
+
+def _plain_json(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(dict(provenance), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"The provenance cannot be written as JSON: {error}.", hint="Use strings, numbers, lists and dicts."
+        ) from error
+    return plain
+
+
+def _tensor_file(folder: Path, manifest: Manifest) -> Path:
+    pending, plain = folder / _PENDING, folder / TENSORS
+    if pending.is_file() and _matches(pending, manifest):
+        return pending
+    try:
+        size = plain.stat().st_size
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder} has a {MANIFEST} but no readable {TENSORS}.", hint="Get the checkpoint again, both files."
+        ) from error
+    if size != manifest.tensor_file.bytes:
+        raise CheckpointError(
+            f"{plain}: expected {manifest.tensor_file.bytes} bytes, found {size}.", hint="Get the checkpoint again."
+        )
+    return plain
+
+
+def _matches(path: Path, manifest: Manifest) -> bool:
+    return path.stat().st_size == manifest.tensor_file.bytes and sha256(path) == manifest.tensor_file.sha256
+
+
+def _build(
+    folder: Path,
+    manifest: Manifest,
+    model: nn.Module | Callable[[], nn.Module] | None,
+    resolve: Callable[[str], nn.Module] | None,
+) -> nn.Module:
+    """The dense model to be filled: ours alone, its weights of no interest."""
+    if isinstance(model, nn.Module):
+        built = skeleton(unwrapped(model))
+    elif model is not None:
+        built = built_by(model)
+    elif resolve is None or manifest.base is None:
+        missing = "the checkpoint does not say how to build it" if manifest.base is None else "no `resolve` was given"
+        raise CheckpointError(
+            f"{folder} holds the weights of a {manifest.model}, and {missing}.",
+            hint="Pass the dense model, or a callable that builds it: load_pruned(directory, model=...).",
+        )
+    else:
+        base, build = manifest.base, resolve
+        built = built_by(lambda: build(base))
+    if type(built).__qualname__ != manifest.model:
+        raise CheckpointError(
+            f"{folder / MANIFEST}: expected a {manifest.model}, found a {type(built).__qualname__}.",
+            hint="Pass the model that was pruned.",
+        )
+    return built
+
+
+def _check_tensors(folder: Path, manifest: Manifest, built: nn.Module) -> None:
+    """Every tensor of the model is in the manifest and the other way round, of its kind and no larger."""
+    path = folder / MANIFEST
+    own = dict(named_tensors(built))
+    for alias, first in manifest.tied.items():
+        if first not in manifest.tensors or alias in manifest.tensors:
+            raise CheckpointError(f"{path}: '{alias}' is tied to '{first}', which is no tensor of its own.")
+    check_same_names(path, set(own), {*manifest.tensors, *manifest.tied}, f"the {manifest.model}", "the manifest")
+    for name, tensor in own.items():
+        entry = manifest.tensors[manifest.tied.get(name, name)]
+        same_kind = _kind(tensor) == entry.kind and _family(DTYPES[entry.dtype]) == _family(tensor.dtype)
+        fits = len(entry.shape) == tensor.dim() and all(
+            new <= old for new, old in zip(entry.shape, tensor.shape, strict=True)
+        )
+        if not same_kind or not fits:
+            raise CheckpointError(
+                f"{path}: '{name}': expected a {_kind(tensor)} of {tensor.dtype} within {tuple(tensor.shape)}, "
+                f"found a {entry.kind} of {entry.dtype} and {tuple(entry.shape)}.",
+                hint="The checkpoint is not of this model.",
+            )
+
+
+def _kind(tensor: Tensor) -> Literal["parameter", "buffer"]:
+    return "parameter" if isinstance(tensor, nn.Parameter) else "buffer"
+
+
+def _family(dtype: torch.dtype) -> str:
+    """Floating-point types may stand for each other, all others only for themselves."""
+    return "floating" if dtype.is_floating_point else str(dtype)
+
+
+def _set_integer(folder: Path, built: nn.Module, entry: IntegerEntry) -> None:
+    """Only an integer that is there already, in a module's own attributes, and only a smaller one."""
+    where = ".".join([entry.module, *map(str, entry.path)]).lstrip(".")[:100]
+    value = _own_value(built, entry)
+    if type(value) is not int:
+        raise CheckpointError(
+            f"{folder / MANIFEST}: '{where}' is no integer attribute of {type(built).__name__}; "
+            f"expected an integer, found {type(value).__name__}.",
+            hint="The checkpoint is not of this model.",
+        )
+    if entry.value > value:
+        raise CheckpointError(
+            f"{folder / MANIFEST}: '{where}': expected at most {value}, found {entry.value}.",
+            hint="Pruning only makes a model smaller: the checkpoint is not of this model.",
+        )
+    write_path(built.get_submodule(entry.module), tuple(entry.path), entry.value)
+
+
+def _own_value(built: nn.Module, entry: IntegerEntry) -> Any:
+    """What lies at the entry's path; None where the path leaves the module's own tuples, lists and dicts."""
+    module = dict(built.named_modules()).get(entry.module)
+    if module is None or entry.path[0] in MODULE_INTERNALS:
+        return None
+    value: Any = vars(module)
+    for step in entry.path:
+        inside = (
+            step in value if isinstance(value, dict) else type(value) in (tuple, list) and step in range(len(value))
+        )
+        if not inside:
+            return None
+        value = value[step]
+    return value
+
+
+def _fill(built: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor]) -> None:
+    """Give the model its tensors. Names that are tied in the checkpoint get one object, all others their own.
+
+    Where possible the model's own tensor objects take the values, so that whatever else refers to them stays right;
+    where something holds them weakly (an LSTM does) they are replaced.
+    """
+    own = dict(named_tensors(built))
+    used: set[int] = set()
+    names: dict[str, list[str]] = {first: [first] for first in manifest.tensors}
+    for alias, first in manifest.tied.items():
+        names[first].append(alias)
+    for first, entry in manifest.tensors.items():
+        value = tensors[first]
+        filled = nn.Parameter(value, entry.trainable) if entry.kind == "parameter" else value
+        if id(own[first]) not in used:
+            with suppress(RuntimeError):
+                torch.utils.swap_tensors(own[first], filled)  # type: ignore[no-untyped-call]
+                filled = own[first]
+        used.add(id(filled))
+        for name in names[first]:
+            owner, _, leaf = name.rpartition(".")
+            setattr(built.get_submodule(owner), leaf, filled)
+
+
+def _check_nothing_missing(folder: Path, built: nn.Module) -> None:
+    for name, tensor in chain(named_tensors(built), plain_tensors(built)):
+        if tensor.is_meta:
+            raise CheckpointError(
+                f"{folder}: '{name}' of {type(built).__name__} has no values, and no checkpoint holds them: it is a "
+                "tensor that the model keeps to itself.",
+                hint="Pass a callable that builds the model with its values, or make it a buffer.",
+            )
