@@ -43,6 +43,8 @@ def _shown(name: str, module: nn.Module) -> Iterator[tuple[str, Site]]:
         yield "num_features", Site(weight if module.affine else f"{name}.running_mean".lstrip("."), 0)
     elif isinstance(module, nn.GroupNorm):
         yield "num_channels", Site(weight, 0)
+    elif isinstance(module, nn.RNNBase):
+        yield "input_size", Site(f"{name}.weight_ih_l0".lstrip("."), 1)
     elif isinstance(module, nn.Embedding):
         yield "embedding_dim", Site(weight, 1)
     elif type(module).__name__ == "Conv1D" and hasattr(module, "nf"):
