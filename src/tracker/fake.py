@@ -86,21 +86,30 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
         for value in attributes.values()
         if isinstance(value, dict | list | set)
     ]
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), unfused():
             for module in model.modules():
                 module.training = False
             yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
         for module, attributes in saved:
             vars(module).clear()
             vars(module).update(attributes)
         for container, content in contents:
             container.clear()
             container.extend(content) if isinstance(container, list) else container.update(content)
+
+
+@contextmanager
+def unfused() -> Iterator[None]:
+    """Attention and recurrent layers run as the operators they consist of, not as one that hides what reads what."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
 @contextmanager

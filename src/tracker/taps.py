@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tracker.fake import unfused
 from tracker.neuron_map import NeuronGroup, Read
 
 # Called with the group, the read and the tensor that is read; a tensor returned is read instead.
@@ -72,8 +72,8 @@ def tap(model: nn.Module, groups: Iterable[NeuronGroup], visitor: Visitor) -> It
     for group, read in taps.pairs:
         (by_module.setdefault(read.module, []) if read.how == "input" else operators).append((group, read))
     with ExitStack() as stack:
-        if any(isinstance(module, nn.MultiheadAttention) for module in model.modules()):
-            stack.enter_context(_without_fast_path())
+        if any(isinstance(module, nn.MultiheadAttention | nn.RNNBase) for module in model.modules()):
+            stack.enter_context(unfused())
         for name, pairs in by_module.items():
             hook = _input_hook(taps, pairs, visitor)
             handle = model.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True)
@@ -131,14 +131,3 @@ def _is_part(operand: Tensor, parameter: Tensor) -> bool:
         return False
     first = parameter.storage_offset()
     return operand.dtype == parameter.dtype and first <= operand.storage_offset() < first + parameter.numel()
-
-
-@contextmanager
-def _without_fast_path() -> Iterator[None]:
-    """PyTorch's fused attention reads weights without calling the layers that hold them."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
