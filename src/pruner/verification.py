@@ -251,21 +251,25 @@ def _neuron_counts(pruned: nn.Module, reference: Reference, neurons: NeuronMap) 
     for group in neurons:
         for site, positions in group.members.items():
             per_neuron.setdefault(site, {})[group.name] = positions.shape[1]
+    sizes = {group.name: group.size for group in neurons}
+    found: dict[str, int] = {}
     wrong: dict[str, str] = {}
     for site, layers in per_neuron.items():
         expected = sum(len(reference.removed.get(name, ())) * times for name, times in layers.items())
         lost = before[site.parameter][site.dim] - after[site.parameter][site.dim]
+        first, times = next(iter(layers.items()))
+        if len(layers) == 1:
+            found[first] = sizes[first] - lost // times
         if lost != expected:
             said = f"'{site.parameter}' lost {lost} of dimension {site.dim}, not {expected}"
-            wrong.setdefault(next(iter(layers)), said)
-    removed = sum(map(len, reference.removed.values()))
+            wrong.setdefault(first, said)
     measured = {
         "before": neurons.neurons,
-        "after": neurons.neurons - removed,
+        "expected": neurons.neurons - sum(map(len, reference.removed.values())),
+        "found": sum(found.get(group.name, group.size) for group in neurons),
         "layers_affected": len(reference.removed),
-        "layers_wrong": len(wrong),
     }
-    detail = f"{removed} neurons are gone from {len(reference.removed)} layers, as planned."
+    detail = f"{measured['before'] - measured['found']} of {measured['before']} neurons are gone, as planned."
     return not wrong, _sentence(list(wrong.values())) or detail, measured
 
 

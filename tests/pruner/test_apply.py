@@ -1,15 +1,13 @@
 import copy
-import sys
 from dataclasses import replace
 from itertools import chain
-from types import FrameType
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.pruner.before_and_after import everything, interrupted
 from tests.pruner.small_models import CASES, ResidualCNN, case, randomised
 from torch import nn
 
@@ -17,7 +15,6 @@ from pruner.apply import check, prune_, pruning_history
 from pruner.equivalence import Agreement, answers
 from pruner.masking import masked
 from pruner.plan import PruningPlan
-from pruner.snapshot import Snapshot
 from tracker.batches import Batch
 from tracker.discover import discover, forget
 from tracker.errors import DataError, PlanError, UnknownLayerError, VerificationError
@@ -28,31 +25,6 @@ def some(neurons: NeuronMap, share: float = 0.5, *, exact: bool = True) -> Pruni
     """A plan that takes every second neuron or so of every group."""
     taken = {g.name: range(0, g.size - 1, round(1 / share)) for g in neurons if g.exact or not exact}
     return PruningPlan(taken)
-
-
-def everything(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> dict[str, Any]:
-    """All that a failed pruning could have changed: objects by identity, tensors by bits."""
-    found: dict[str, Any] = {}
-
-    def add(name: str, tensor: torch.Tensor) -> None:
-        raw = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-        found[name] = (id(tensor), tensor.dtype, tuple(tensor.shape), tensor.stride(), tensor.requires_grad, raw)
-
-    for name, tensor in chain(
-        model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)
-    ):
-        add(name, tensor)
-        if tensor.grad is not None:
-            add(f"{name}.grad", tensor.grad)
-    for name, module in model.named_modules():
-        plain = {k: v for k, v in vars(module).items() if not k.startswith(("_parameters", "_buffers", "_modules"))}
-        found[f"{name}/attributes"] = repr(sorted(plain.items(), key=str))
-    for index, state in enumerate(optimizer.state.values() if optimizer else ()):
-        for key, value in state.items():
-            if isinstance(value, torch.Tensor):
-                add(f"optimizer {index} {key}", value)
-    found["random"] = torch.get_rng_state().numpy().tobytes()
-    return found
 
 
 def outputs(model: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -455,37 +427,6 @@ def test_constant_example_inputs_do_not_hide_a_wrong_cut():
         prune_(model, PruningPlan({"fc1": [0]}), neurons)
 
 
-class Interrupter:
-    """Raises `KeyboardInterrupt` at the n-th line that is executed in some files."""
-
-    def __init__(self, line: int, files: tuple[str, ...]) -> None:
-        self.left, self.files, self.at = line, files, ""
-
-    def __call__(self, frame: FrameType, event: str, _: Any) -> Any:
-        if not frame.f_code.co_filename.endswith(self.files):
-            return None
-        if event == "line":
-            self.left -= 1
-            if self.left == 0:
-                self.at = frame.f_code.co_name
-                raise KeyboardInterrupt
-        return self
-
-
-def interrupted(line: int, files: tuple[str, ...], action: Any) -> str | None:
-    """Where the action was interrupted; None when it was done before."""
-    interrupter = Interrupter(line, files)
-    before = sys.gettrace()
-    try:
-        sys.settrace(interrupter)
-        action()
-    except KeyboardInterrupt:
-        return interrupter.at
-    finally:
-        sys.settrace(before)
-    return None
-
-
 @pytest.mark.parametrize("run", [prune_, check])
 @pytest.mark.parametrize("proof", [False, True])
 def test_an_interrupt_at_any_line_leaves_the_old_model_or_the_new_one(run, proof, monkeypatch):
@@ -513,34 +454,3 @@ def test_an_interrupt_at_any_line_leaves_the_old_model_or_the_new_one(run, proof
         assert place == "_operate", "the first line after the commit"
     else:
         assert {"restore", "__exit__"} <= set(places)
-
-
-def change_and_fail(model: nn.Sequential, interrupter: Interrupter) -> None:
-    """Change a model within a snapshot and fail, with the interrupter on watch from there."""
-    with Snapshot() as snapshot, snapshot:
-        for parameter in model.parameters():
-            snapshot.replace(parameter, parameter.data[:1])
-        for name in ("out_features", "new_attribute"):
-            snapshot.hold(model[0], name)
-            vars(model[0])[name] = 1
-        sys.settrace(interrupter)
-        raise MemoryError
-
-
-def test_an_interrupt_of_the_undoing_does_no_harm():
-    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
-    before = everything(model)
-    tracing = sys.gettrace()
-    places = []
-    while True:
-        interrupter = Interrupter(len(places) + 1, ("pruner/snapshot.py",))
-        try:
-            with pytest.raises((MemoryError, KeyboardInterrupt)):
-                change_and_fail(model, interrupter)
-        finally:
-            sys.settrace(tracing)
-        assert everything(model) == before
-        if interrupter.left > 0:
-            break
-        places.append(interrupter.at)
-    assert {"__exit__", "restore", "_give"} == set(places)
