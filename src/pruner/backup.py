@@ -70,9 +70,9 @@ class Backup:
         with Snapshot() as changes:
             for name, kept in self._tensors.items():
                 changes.replace(now[name], self._keep(kept).to(now[name].device))
-            for name, attribute, value in self._attributes:
-                changes.assign(modules[name], attribute, deepcopy(value))
-            changes.assign(bare, HISTORY, self._history)
+            for module, attribute, value in (*self._attributes, ("", HISTORY, self._history)):
+                changes.hold(modules[module], attribute)
+                setattr(modules[module], attribute, deepcopy(value))
             changes.commit()
         for name, gradient in self._gradients.items():
             now[name].grad = None if gradient is None else self._keep(gradient).to(now[name].device)

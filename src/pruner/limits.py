@@ -1,7 +1,7 @@
 """How much may still be removed: every layer and the whole model keep what the configuration says."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -24,6 +24,15 @@ def share_of(share: float, size: int) -> int:
     (3, 2)
     """
     return math.floor(share * size + 1e-9)  # 0.3 * 10 is 2.9999999999999996
+
+
+def sizes_now(neurons: NeuronMap, layers: Iterable[str]) -> dict[str, int]:
+    """The sizes of `layers`, which all had several neurons once, in a map of the same model after pruning.
+
+    A layer that is down to one neuron has nothing to remove any more, so the map does not show it.
+    """
+    sizes = {entry.name: entry.size for entry in neurons.frozen} | {group.name: group.size for group in neurons}
+    return {name: sizes.get(name, 1) for name in layers}
 
 
 @dataclass(frozen=True)
@@ -60,11 +69,8 @@ class Limits:
     def of(cls, neurons: NeuronMap, first: FirstSeen, config: PruningConfig) -> Self:
         """The limits of a model with the map `neurons` that had the layers `first` when it was first seen."""
         groups = {group.name: group for group in neurons}
-        frozen = {entry.name: entry.size for entry in neurons.frozen}
         original = {**{name: group.size for name, group in groups.items()}, **first.sizes}
-        current = {
-            name: groups[name].size if name in groups else frozen.get(name, size) for name, size in original.items()
-        }
+        current = sizes_now(neurons, original)
         thresholds = config.thresholds
         room = {
             name: max(

@@ -14,10 +14,12 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from pruner.current_map import current_map
 from pruner.equivalence import batch_of
+from pruner.limits import sizes_now
 from pruner.registry import Registry
 from tracker.batches import Batch, evaluating, forward
-from tracker.discover import discover, example_call, last_discovered, neurons_of
+from tracker.discover import discover, example_call, neurons_of
 from tracker.example_inputs import Call
 from tracker.neuron_map import NeuronMap
 from tracker.progress import progress
@@ -177,13 +179,12 @@ def _wait(batch: Batch) -> None:
 
 def _count_neurons(original: nn.Module, pruned: nn.Module, call: Call) -> tuple[int, int]:
     before, after = _map(original, call), _map(pruned, call)
-    names = {group.name for group in before}
-    # A layer that shrank to a single neuron is frozen.
-    return before.neurons, after.neurons + sum(entry.size for entry in after.frozen if entry.name in names)
+    return before.neurons, sum(sizes_now(after, [group.name for group in before]).values())
 
 
 def _map(model: nn.Module, call: Call) -> NeuronMap:
-    return last_discovered(model) or discover(model, call.args, call.kwargs)
+    """A model's map; one that was never discovered is shown the call that is good for the other one."""
+    return current_map(model) if example_call(model) else discover(model, call.args, call.kwargs)
 
 
 def _ratio(original: float, pruned: float) -> float:

@@ -1,7 +1,7 @@
 """How much of a model is gone after each epoch of a gradual removal."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pruner.limits import checked_share
@@ -67,12 +67,11 @@ def describe(
     }
 
 
-def target_at(schedule: dict[str, Any], epoch: int) -> float:
-    """The sparsity target of `epoch`, counted from 0. Raises `PlanError` where the schedule has no such epoch."""
-    targets: list[float] = schedule["targets"]
+def target_at(targets: Sequence[float], epoch: int) -> float:
+    """The target of `epoch`, counted from 0. Raises `PlanError` where the schedule has no such epoch."""
     if not _is_integer(epoch) or not 0 <= epoch < len(targets):
         raise PlanError(
-            f"Schedule '{schedule['schedule_id']}' has no epoch {epoch!r}.",
+            f"The schedule has no epoch {epoch!r}.",
             hint=f"Its epochs are 0 to {len(targets) - 1}; make a schedule of more epochs if you train longer.",
         )
     return targets[epoch]

@@ -1,6 +1,6 @@
 """The neurons with the lowest scores, within every limit: what strategies are made of."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from pruner.config import PruningConfig
 from pruner.limits import Limits
+from pruner.plan import PruningPlan
 from tracker.neuron_map import NeuronMap
 
 Remove = dict[str, list[int]]
@@ -41,6 +42,9 @@ class StrategyInput:
         if self.target is None:
             return []
         return [name for name in self.limits.current if name in self.limits.exact and name not in self.layer_targets]
+
+
+Strategy = Callable[[StrategyInput], PruningPlan]
 
 
 def lowest(

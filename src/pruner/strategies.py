@@ -9,20 +9,28 @@ or from an installed package with an entry point of the group "pruner.strategies
 `strategy.default_strategy`. Limits are checked afterwards, so no strategy can break them.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
+from torch.optim import Optimizer
 
+from pruner.apply import PruneResult, prune_
+from pruner.config import PruningConfig, create_default_config
+from pruner.current_map import current_map
+from pruner.decision import Request, decide
+from pruner.limits import FirstSeen
 from pruner.plan import PruningPlan
 from pruner.registry import Registry
-from pruner.schedule import gradual_targets
-from pruner.selection import Remove, StrategyInput, lowest
+from pruner.schedule import gradual_targets, target_at
+from pruner.selection import Remove, Strategy, StrategyInput, lowest
+from tracker.activity import ActivityStats
+from tracker.fingerprint import unwrapped
 
 _ROUNDS = 10
-
-Strategy = Callable[[StrategyInput], PruningPlan]
 
 _registry: Registry[Strategy] = Registry("strategy", "pruner.strategies", key="strategy.default_strategy")
 register, unregister = _registry.register, _registry.unregister
@@ -73,6 +81,94 @@ def gradual(given: StrategyInput) -> PruningPlan:
         more = lowest(replace(given, scores=scores), shared, wanted, already=gone)
         gone = {name: gone.get(name, []) + more.get(name, []) for name in {**gone, **more}}
     return PruningPlan(remove | gone)
+
+
+class _Pruner:
+    """A strategy with a configuration and a memory of every model's first sizes."""
+
+    def __init__(self, config: PruningConfig | None = None) -> None:
+        self.config = config or create_default_config()
+        self._first: WeakKeyDictionary[nn.Module, FirstSeen] = WeakKeyDictionary()
+
+    def _plan(self, model: nn.Module, request: Request) -> PruningPlan:
+        neurons = current_map(model)
+        first = self._first.setdefault(unwrapped(model), FirstSeen.of(neurons))
+        return decide(model, neurons, first, self.config, request).plan
+
+
+class MagnitudePruner(_Pruner):
+    """The strategy "magnitude" on models: the neurons with the lowest scores go, whatever their layer."""
+
+    def plan(
+        self, model: nn.Module, sparsity_ratio: float | None = None, *, activity: ActivityStats | None = None
+    ) -> PruningPlan:
+        """What would go; the share is relative to the model as first seen, and by default the configuration's."""
+        options = self.config.strategy
+        share = options.target_sparsity if sparsity_ratio is None else sparsity_ratio
+        layers, explicit = options.layer_specific_sparsity, sparsity_ratio is not None
+        return self._plan(model, Request("magnitude", magnitude, share, layers, explicit, activity))
+
+    def prune(
+        self,
+        model: nn.Module,
+        sparsity_ratio: float | None = None,
+        *,
+        activity: ActivityStats | None = None,
+        optimizer: Optimizer | None = None,
+    ) -> PruneResult:
+        """Remove it, in place. Raises what `PruningEngine` raises; the model then is as it was."""
+        return prune_(model, self.plan(model, sparsity_ratio, activity=activity), optimizer=optimizer)
+
+
+class StructuredPruner(_Pruner):
+    """The strategy "structured" on models: every layer named loses its own share of channels or hidden units."""
+
+    def plan(
+        self, model: nn.Module, layer_sparsity: Mapping[str, float], *, activity: ActivityStats | None = None
+    ) -> PruningPlan:
+        """What would go, by layers such as `{"conv1": 0.25}`; shares are relative to the model as first seen."""
+        return self._plan(model, Request("structured", structured, None, layer_sparsity, True, activity))
+
+    def prune(
+        self,
+        model: nn.Module,
+        layer_sparsity: Mapping[str, float],
+        *,
+        activity: ActivityStats | None = None,
+        optimizer: Optimizer | None = None,
+    ) -> PruneResult:
+        """Remove it, in place. Raises what `PruningEngine` raises; the model then is as it was."""
+        return prune_(model, self.plan(model, layer_sparsity, activity=activity), optimizer=optimizer)
+
+
+class GradualPruner(_Pruner):
+    """The strategy "gradual" on models: epoch by epoch along the targets of `gradual_targets`."""
+
+    def __init__(
+        self,
+        initial_sparsity: float,
+        final_sparsity: float,
+        num_epochs: int,
+        schedule: str = "cubic",
+        config: PruningConfig | None = None,
+    ) -> None:
+        super().__init__(config)
+        self.targets = gradual_targets(initial_sparsity, final_sparsity, num_epochs, schedule)
+
+    def plan(self, model: nn.Module, epoch: int, *, activity: ActivityStats | None = None) -> PruningPlan:
+        """What would go after `epoch`, counted from 0, beyond what is gone already."""
+        return self._plan(model, Request("gradual", gradual, target_at(self.targets, epoch), {}, True, activity))
+
+    def prune(
+        self,
+        model: nn.Module,
+        epoch: int,
+        *,
+        activity: ActivityStats | None = None,
+        optimizer: Optimizer | None = None,
+    ) -> PruneResult:
+        """Remove it, in place. Raises what `PruningEngine` raises; the model then is as it was."""
+        return prune_(model, self.plan(model, epoch, activity=activity), optimizer=optimizer)
 
 
 def _own_shares(given: StrategyInput) -> Remove:

@@ -63,10 +63,10 @@ def test_a_schedule_is_json_and_gives_the_target_of_an_epoch() -> None:
     schedule = describe("cubic-1", 0, 0.5, 4)
     assert json.loads(json.dumps(schedule)) == schedule
     assert schedule["schedule_id"] == "cubic-1"
-    assert [target_at(schedule, epoch) for epoch in range(4)] == schedule["targets"]
+    assert [target_at(schedule["targets"], epoch) for epoch in range(4)] == schedule["targets"]
 
 
 @pytest.mark.parametrize("epoch", [-1, 4, 1.0, True, None])
 def test_an_epoch_that_the_schedule_does_not_have_is_an_error(epoch: object) -> None:
     with pytest.raises(PlanError, match="epochs are 0 to 3"):
-        target_at(describe("cubic-1", 0.0, 0.5, 4), epoch)  # type: ignore[arg-type]
+        target_at(gradual_targets(0.0, 0.5, 4), epoch)  # type: ignore[arg-type]

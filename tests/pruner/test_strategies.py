@@ -10,10 +10,13 @@ from hypothesis import strategies as st
 from tests.pruner import small_cnn
 
 from pruner import registry, strategies
-from pruner.config import PruningConfig
+from pruner.config import PruningConfig, create_aggressive_config
+from pruner.engine import PruningEngine
 from pruner.limits import FirstSeen, Limits
 from pruner.plan import PruningPlan
 from pruner.selection import StrategyInput
+from tracker.activity import observe
+from tracker.discover import discover
 from tracker.errors import ConfigError
 from tracker.neuron_map import NeuronGroup, NeuronMap
 
@@ -163,3 +166,50 @@ def test_a_broken_offer_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatc
 def test_the_hand_written_map_has_the_guides_numbers() -> None:
     neurons = small_cnn.neuron_map(small_cnn.model())
     assert (neurons.neurons, len(neurons)) == (202, 3)
+
+
+# --- the classes
+
+
+def cnn() -> small_cnn.SmallCNN:
+    model = small_cnn.model()
+    discover(model, small_cnn.images())
+    return model
+
+
+def test_the_magnitude_pruner_is_the_engines_path() -> None:
+    pruner, model = strategies.MagnitudePruner(), cnn()
+    plan = pruner.plan(model, 0.3)
+    expected = PruningEngine().prune_by_magnitude(cnn(), 0.3, dry_run=True)
+    assert {name: list(gone) for name, gone in plan.remove.items()} == {
+        name: layer["removed"] for name, layer in expected["layers"].items()
+    }
+    assert pruner.prune(model, 0.3).neurons_after == 142
+    assert pruner.prune(model, 0.3).neurons_after == 142
+    assert strategies.MagnitudePruner().plan(cnn()) == plan
+    assert strategies.MagnitudePruner(create_aggressive_config()).plan(cnn()).neurons == 141
+
+
+def test_the_structured_pruner_takes_its_share_of_each_layer_once() -> None:
+    pruner, model = strategies.StructuredPruner(), cnn()
+    for _ in range(2):
+        pruner.prune(model, {"conv1": 0.25, "fc1": 0.5})
+    assert (model.conv1.out_channels, model.conv2.out_channels, model.fc1.out_features) == (8, 64, 64)
+
+
+def test_the_gradual_pruner_ends_at_its_target() -> None:
+    pruner, model = strategies.GradualPruner(0.0, 0.5, 4), cnn()
+    left = [pruner.prune(model, epoch).neurons_after for epoch in (0, 1, 2, 2, 3)]
+    assert left[0] == 202
+    assert left[2] == left[3]
+    assert left[-1] == 101
+
+
+def test_the_classes_take_a_trackers_statistics() -> None:
+    model = cnn()
+    stats = observe(model, [small_cnn.images(32)])
+    by_magnitude, by_layer = strategies.MagnitudePruner(), strategies.StructuredPruner()
+    gradually = strategies.GradualPruner(0.0, 0.3, 1)
+    assert by_magnitude.plan(model, 0.3, activity=stats) != by_magnitude.plan(model, 0.3)
+    assert by_layer.plan(model, {"fc1": 0.3}, activity=stats) != by_layer.plan(model, {"fc1": 0.3})
+    assert gradually.plan(model, 0, activity=stats) != gradually.plan(model, 0)

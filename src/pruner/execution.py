@@ -1,0 +1,147 @@
+"""Carrying out a decision: simulate, remember, remove, verify; and put everything back if it is not right."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from pruner.apply import check, prune_
+from pruner.backup import Backup, by_reference
+from pruner.config import PruningConfig
+from pruner.decision import Decision
+from pruner.log import logger
+from pruner.metrics import count_parameters
+from pruner.verification import VerificationReport, capture, verify
+from tracker.errors import DataError, VerificationError
+from tracker.neuron_map import NeuronMap
+
+Results = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a decision is to be carried out; `data_loader` gives real data to verify with, not only example inputs."""
+
+    config: PruningConfig
+    dry_run: bool
+    data_loader: Iterable[Any] | None = None
+    optimizer: Optimizer | None = None
+
+
+def carry_out(model: nn.Module, neurons: NeuronMap, decision: Decision, how: Execution) -> Results:
+    """Remove what was decided from `model`, in place, and say what happened; a dry run changes nothing.
+
+    Returns the results that `PruningEngine` documents.
+
+    Raises:
+        PlanError: the pruned model would not run.
+        VerificationError: a check failed.
+
+    After any error, `KeyboardInterrupt` included, the model and the optimizer are as they were.
+    """
+    step = logger.info if how.config.logging.verbose else logger.debug
+    layers = {name: len(gone) for name, gone in decision.plan.remove.items()}
+    removed, before = decision.plan.neurons, sum(decision.limits.current.values())
+    parameters = count_parameters(model)
+
+    step("Original model: %d neurons across %d layers", before, len(decision.limits.current))
+    step("Pruning candidates identified: %d neurons", len(decision.candidates))
+    for candidate in decision.candidates:
+        logger.debug("Candidate: neuron %d of %s (%s)", candidate.neuron, candidate.layer, candidate.reason)
+    for note in decision.notes:
+        logger.debug(note)
+    for warning in decision.warnings:
+        logger.warning(warning)
+
+    report: VerificationReport | None = None
+    parameters_after = parameters
+    if removed and how.dry_run:
+        parameters_after = _simulate(model, neurons, decision, how)
+        logger.info("Dry run: %d neurons would be removed from %d layers", removed, len(layers))
+    elif removed:
+        if how.config.validation.dry_run_first:
+            _simulate(model, neurons, decision, how)
+            logger.debug("Dry run: %d neurons can be removed from %d layers", removed, len(layers))
+        report = _remove(model, neurons, decision, how)
+        parameters_after = count_parameters(model)
+        logger.info("Pruning completed: %d neurons removed from %d layers", removed, len(layers))
+        if report is not None:
+            step("Verification: %s", report)
+    else:
+        logger.info("Pruning completed: 0 neurons removed from 0 layers")
+    for name, count in layers.items():
+        size = decision.limits.current[name]
+        logger.debug("Layer %s: %d neurons, %d of them removed", name, size, count)
+    step("Final model: %d neurons (%.1f%% reduction)", before - removed, 100 * removed / max(before, 1))
+    return {
+        "neurons_pruned": removed,
+        "neurons_before": before,
+        "neurons_after": before - removed,
+        "reduction": removed / max(before, 1),
+        "layers_affected": len(layers),
+        "layers": _by_layer(decision),
+        "parameters_before": parameters,
+        "parameters_after": parameters_after,
+        "dry_run": how.dry_run,
+        "strategy": decision.plan.provenance["strategy"],
+        "plan": decision.plan.to_json(),
+        "candidates": [candidate.to_json() for candidate in decision.candidates],
+        "verification": None if report is None else report.to_json(),
+        "warnings": list(decision.warnings),
+    }
+
+
+def check_weights(model: nn.Module) -> None:
+    """Raise `DataError`, naming the weight, if any weight or buffer holds NaN or Inf."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_floating_point() and not tensor.is_meta and not torch.isfinite(tensor).all():
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise DataError(
+                f"The weight '{name}' holds NaN or Inf in {bad} of {tensor.numel()} places.",
+                hint="Mend the weights, or load a checkpoint from before they broke.",
+            )
+
+
+def _simulate(model: nn.Module, neurons: NeuronMap, decision: Decision, how: Execution) -> int:
+    """The real path, stopped before the commit; returns how many parameters the pruned model would have."""
+    proof = how.dry_run and how.config.validation.validate_outputs
+    return check(model, decision.plan, neurons, optimizer=how.optimizer, proof=proof).parameters_after
+
+
+def _remove(model: nn.Module, neurons: NeuronMap, decision: Decision, how: Execution) -> VerificationReport | None:
+    if not how.config.validation.validate_outputs:
+        prune_(model, decision.plan, neurons, optimizer=how.optimizer, proof=False)
+        return None
+    reference = capture(model, decision.plan, neurons, how.data_loader)
+    backup = Backup(model, how.optimizer, keep=by_reference)
+    try:
+        prune_(model, decision.plan, neurons, optimizer=how.optimizer, proof=False)  # the report has the proof
+        report = verify(model, reference)
+    except BaseException:
+        backup.restore(model)
+        raise
+    if report.failures:
+        backup.restore(model)
+        failed = report.failures[0]
+        raise VerificationError(
+            f"{report}; {failed.name}: {failed.detail}",
+            hint="The model was restored. Leave the layer out of the plan, and please report the model.",
+        )
+    return report
+
+
+def _by_layer(decision: Decision) -> Results:
+    scores = {(candidate.layer, candidate.neuron): candidate for candidate in decision.candidates}
+    return {
+        name: {
+            "before": decision.limits.current[name],
+            "after": decision.limits.current[name] - len(gone),
+            "removed": list(gone),
+            "scores": [scores[name, neuron].score for neuron in gone],
+            "reasons": [scores[name, neuron].reason for neuron in gone],
+        }
+        for name, gone in decision.plan.remove.items()
+    }
