@@ -7,6 +7,7 @@ and while timm and torchvision read theirs, `torch.load` may build tensors and n
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -20,7 +21,7 @@ from tracker.extras import require
 FORMS = "a directory, module:callable, timm:NAME, torchvision:NAME, or a transformers name"
 
 
-def load_model(name: str, **options: Any) -> nn.Module:
+def load_model(name: str, *, original: str | None = None, **options: Any) -> nn.Module:
     """The model called `name`, with its trained weights, in eval mode.
 
     - a directory: one of this project's checkpoints (`pruning.json`), or a transformers one (`config.json`);
@@ -28,7 +29,9 @@ def load_model(name: str, **options: Any) -> nn.Module:
     - `timm:NAME`, `torchvision:NAME`: the library's default pretrained weights;
     - anything else: a transformers name, from the local cache or the hub.
 
-    `options` go to whatever builds the model.
+    `original` names the model that a pruned checkpoint was made from. It must be given where that is a
+    `module:callable`: a file from elsewhere does not get to say which code runs. `options` go to whatever builds the
+    model.
 
     Raises:
         ModelNameError: the name leads to no model; the message says what was tried.
@@ -36,7 +39,7 @@ def load_model(name: str, **options: Any) -> nn.Module:
         CheckpointError: the directory's checkpoint is not whole.
     """
     if Path(name).is_dir():
-        model = _from_directory(Path(name), options)
+        model = _from_directory(Path(name), original, options)
     elif name.startswith("timm:"):
         model = _from_timm(name.removeprefix("timm:"), options)
     elif name.startswith("torchvision:"):
@@ -65,11 +68,23 @@ def build_model(name: str) -> nn.Module:
     return model.eval()
 
 
-def _from_directory(directory: Path, options: dict[str, Any]) -> nn.Module:
+def base_of(name: str, original: str | None = None) -> str:
+    """How to name the dense model behind the model called `name`, for the checkpoint that it will be pruned into.
+
+    For a checkpoint that is the model it was made from itself. Raises what `load_model` raises for the checkpoint.
+    """
+    if original is None and (Path(name) / "pruning.json").is_file():
+        from pruner.manifest import read_manifest
+
+        original = read_manifest(name).base
+    return original or name
+
+
+def _from_directory(directory: Path, original: str | None, options: dict[str, Any]) -> nn.Module:
     if (directory / "pruning.json").is_file():
         from pruner.checkpoint import load_pruned
 
-        return load_pruned(directory, resolve=build_model)
+        return load_pruned(directory, partial(build_model, original) if original else None, resolve=_build_without_code)
     if not (directory / "config.json").is_file():
         hint = f"Name {FORMS}."
         raise ModelNameError(f"The directory {directory} has neither a pruning.json nor a config.json.", hint=hint)
@@ -77,6 +92,14 @@ def _from_directory(directory: Path, options: dict[str, Any]) -> nn.Module:
         what = f"The directory {directory} has a config.json but no *.safetensors file."
         raise ModelNameError(what, hint="Pickled weights are never read: save them with safetensors.")
     return _from_transformers(str(directory), options)
+
+
+def _build_without_code(name: str) -> nn.Module:
+    """The architecture that a checkpoint's own files name, unless that would run code of their choice."""
+    if ":" in name and not name.startswith(("timm:", "torchvision:")):
+        hint = "If you trust it, name it as the original model yourself."
+        raise ModelNameError(f"The checkpoint was made from '{name}', which is code to be run.", hint=hint)
+    return build_model(name)
 
 
 def _from_callable(name: str, options: dict[str, Any]) -> nn.Module:

@@ -1,0 +1,246 @@
+"""The command `neuronscope`. Each subcommand reads its words, calls the packages, and shows what they answer.
+
+The packages are imported inside the commands, because torch alone takes seconds, and `--help` should take none.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pruner.config import PruningConfig
+    from pruner.manifest import Manifest
+    from pruner.plan import PruningPlan
+    from tracker.neuron_map import NeuronMap
+
+
+class _Commands(TyperGroup):
+    """Shows an error of ours as one red line instead of a traceback, and exits with status 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            from tracker.errors import NeuronScopeError
+
+            if not isinstance(error, NeuronScopeError) or ctx.params.get("debug"):
+                raise
+            line = " ".join(f"Error: {error}".split())
+            Console(stderr=True).print(Text(line, style="red"), soft_wrap=True)
+            raise typer.Exit(2) from error
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Find the neurons of a PyTorch model, see what they do, remove the idle ones, and prove the result right.",
+)
+
+_NAMES = "A directory, module:callable, timm:NAME, torchvision:NAME, or a transformers name."
+_DATA = "digits, digits-test, or module:callable that gives an iterable of batches."
+
+Model = Annotated[str, typer.Argument(help=_NAMES, show_default=False)]
+Data = Annotated[str, typer.Option(help=_DATA, show_default=False)]
+Original = Annotated[
+    str | None, typer.Option(help="For a pruned checkpoint: the model it was made from.", show_default=False)
+]
+Out = Annotated[Path, typer.Option(help="The directory of all outputs.")]
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Read by `_Commands`."""
+
+
+@app.command()
+def demo(out: Out = Path("outputs")) -> None:
+    """Train a small network on handwritten digits, prune it, prove it, and write a report."""
+    from neuronscope.demo import run
+
+    run(Console(), out)
+
+
+@app.command("map")
+def map_(
+    model: Model,
+    data: Annotated[str | None, typer.Option(help=f"Where its inputs come from: {_DATA}", show_default=False)] = None,
+    original: Original = None,
+    json: Annotated[
+        Path | None, typer.Option(help="Also write the map to this file.", dir_okay=False, show_default=False)
+    ] = None,
+) -> None:
+    """Show which neurons a model has, and why the rest of it cannot be removed."""
+    from neuronscope.data_names import load_data
+    from tracker import discover
+
+    loaded = _load(model, original)
+    neurons = discover(loaded, data_loader=load_data(data) if data else None)
+    typer.echo(str(neurons))
+    if json is not None:
+        neurons.save(json)
+        _written("The neuron map", json)
+
+
+@app.command()
+def track(model: Model, data: Data, original: Original = None, out: Out = Path("outputs")) -> None:
+    """See what the neurons do on data, and recommend which to prune, merge or expand."""
+    from neuronscope.data_names import load_data
+    from tracker import NeuronEngine
+
+    engine = NeuronEngine(output_dir=out)
+    loaded = _load(model, original)
+    engine.track_model(loaded, _short(model))
+    engine.observe(loaded, load_data(data))
+    recommendations = engine.recommend()
+    table = Table("layer", "kind", "neurons", "recommended to go", "fires (median)", box=None, pad_edge=False)
+    for name, layer in recommendations.layers.items():
+        going = sum(entry.layer == name for entry in recommendations.prune)
+        fires = f"{median(layer.activity.firing_frequency):.1%}" if layer.activity else ""
+        table.add_row(Text(name), layer.kind, str(layer.size), str(going), fires)
+    Console().print(table)
+    path = out / "logs" / f"{_short(model)}_recommendations.json"
+    engine.save_recommendations(path)
+    _written("The recommendations", path)
+
+
+@app.command()
+def prune(
+    model: Model,
+    data: Data,
+    sparsity: Annotated[
+        float | None, typer.Option(help="Share of all neurons to remove, from 0 to 1.", show_default=False)
+    ] = None,
+    strategy: Annotated[
+        str | None, typer.Option(help="magnitude, structured, gradual, or a registered name.", show_default=False)
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A YAML or JSON configuration.", dir_okay=False, show_default=False)
+    ] = None,
+    recommendations: Annotated[
+        Path | None,
+        typer.Option(help="What track wrote; else the model is tracked first.", dir_okay=False, show_default=False),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Go all the way but the last step: change nothing.")
+    ] = False,
+    original: Original = None,
+    out: Out = Path("outputs"),
+) -> None:
+    """Remove neurons, prove that the smaller model is right, and store it with a report."""
+    from neuronscope.data_names import load_data
+    from neuronscope.model_names import base_of
+    from pruner.workflow import IntegratedTrackingPruningWorkflow
+
+    workflow = IntegratedTrackingPruningWorkflow(_configuration(config, sparsity, strategy), output_dir=out)
+    results = workflow.run_complete_workflow(
+        model=_load(model, original),
+        data_loader=load_data(data),
+        model_name=_short(model),
+        auto_prune=not dry_run,
+        recommendations=recommendations,
+        base=base_of(model, original),
+    )
+    pruning = results["pruning_results"]
+    table = Table("layer", "neurons", "left", box=None, pad_edge=False)
+    for name, layer in pruning["layers"].items():
+        table.add_row(Text(name), str(layer["before"]), str(layer["after"]))
+    console = Console()
+    console.print(table)
+    verb = "would go" if dry_run else "are gone"
+    typer.echo(f"{pruning['neurons_pruned']} of {pruning['neurons_before']} neurons {verb}.")
+    if not dry_run:
+        summary = results["verification_results"]["summary"]
+        typer.echo(f"Verification: {summary['passed']}/{summary['total']} tests passed.")
+    for what, path in results["report"].items():
+        _written(f"The report ({what})", path)
+
+
+@app.command()
+def verify(
+    directory: Annotated[Path, typer.Argument(help="A pruned checkpoint.", show_default=False)],
+    original: Annotated[str, typer.Option(help=f"The model it was made from. {_NAMES}", show_default=False)],
+    data: Data,
+) -> None:
+    """Prove that a stored pruned model computes what its original does with the same neurons silenced."""
+    from neuronscope.data_names import load_data
+    from pruner.checkpoint import load_pruned
+    from pruner.manifest import read_manifest
+    from pruner.verification import verify as verify_model
+    from tracker import discover
+
+    dense, batches = _load(original, None), load_data(data)
+    pruned = load_pruned(directory, dense)
+    neurons = discover(dense, data_loader=batches)
+    plan = _removed(read_manifest(directory), neurons)
+    report = verify_model(pruned, dense, plan, batches, neurons=neurons, checkpoint=directory)
+    table = Table("check", "", "found", box=None, pad_edge=False)
+    for check in report.checks:
+        table.add_row(check.name, "passed" if check.passed else "FAILED", Text(check.detail))
+    Console().print(table)
+    for reason in report.not_checked:
+        typer.echo(f"Not checked: {reason}.")
+    typer.echo(f"Verification: {report}.")
+    if report.failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    name: Annotated[str, typer.Argument(help="latest, the name of a run, or the path of a report.")] = "latest",
+    out: Out = Path("outputs"),
+) -> None:
+    """Open the report of a past run; print its path."""
+    from pruner.report import open_report
+
+    path = open_report(name, out)
+    typer.echo(path)
+    if sys.stdout.isatty():
+        typer.launch(str(path))
+
+
+def _load(name: str, original: str | None) -> nn.Module:
+    from neuronscope.model_names import load_model
+    from tracker.progress import step
+
+    with step(f"loading {name}"):
+        return load_model(name, original=original)
+
+
+def _configuration(path: Path | None, sparsity: float | None, strategy: str | None) -> PruningConfig:
+    from pruner.config import PruningConfig, create_default_config
+
+    wanted = {"strategy.target_sparsity": sparsity, "strategy.default_strategy": strategy}
+    start = PruningConfig.from_file(path) if path else create_default_config()
+    return start.update(**{option: value for option, value in wanted.items() if value is not None})
+
+
+def _removed(manifest: Manifest, neurons: NeuronMap) -> PruningPlan:
+    """The plan that leads from the dense model to a checkpoint, in one step where there may have been several."""
+    from pruner.plan import PruningPlan
+
+    gone = {name: set(range(neurons[name].size)) - set(kept) for name, kept in manifest.kept.items()}
+    return PruningPlan(gone, fingerprint=manifest.dense_fingerprint)
+
+
+def _short(name: str) -> str:
+    """What a run on this model is called."""
+    return Path(name).resolve().name if Path(name).is_dir() else name
+
+
+def _written(what: str, path: Path | str) -> None:
+    typer.echo(f"{what}: {path}")

@@ -1,0 +1,143 @@
+"""The command line from outside: what it prints, what it writes, how it exits."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from torch import nn
+from typer.testing import CliRunner
+
+from neuronscope.cli import app
+from pruner.apply import prune_
+from pruner.checkpoint import save_pruned
+from pruner.plan import PruningPlan
+from tracker.errors import ModelNameError
+
+PROJECT = """
+import torch
+from torch import nn
+
+def build():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 3))
+
+def batches():
+    torch.manual_seed(1)
+    return [(torch.randn(16, 6), torch.randint(3, (16,))) for _ in range(3)]
+"""
+MODEL, DATA = "my_project:build", "my_project:batches"
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A directory to work in that holds a model and data."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "my_project.py").write_text(PROJECT)
+    yield tmp_path
+    sys.modules.pop("my_project", None)
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(app, words)
+
+
+def call(name: str) -> nn.Module:
+    """What the project's callable gives."""
+    namespace: dict[str, object] = {}
+    exec(PROJECT, namespace)
+    model = namespace[name]()  # type: ignore[operator]
+    assert isinstance(model, nn.Module)
+    return model
+
+
+def test_help_lists_the_six_commands() -> None:
+    result = run("--help")
+    assert result.exit_code == 0
+    for command in ("demo", "map", "track", "prune", "verify", "report"):
+        assert f" {command} " in result.output
+
+
+def test_map_shows_layers_and_why_the_rest_is_frozen(project: Path) -> None:
+    result = run("map", MODEL, "--json", "maps/map.json")
+    assert result.exit_code == 0, result.output
+    assert "18 neurons in 2 layers" in result.stdout
+    assert "output" in result.stdout.partition("because")[2]
+    written = json.loads((project / "maps" / "map.json").read_text())
+    assert [group["name"] for group in written["groups"]] == ["0", "2"]
+
+
+def test_map_takes_inputs_from_data(project: Path) -> None:
+    assert run("map", MODEL, "--data", DATA).stdout == run("map", MODEL).stdout
+
+
+def test_our_errors_are_one_red_line_and_status_2(project: Path) -> None:
+    result = run("map", "my_project:biuld")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("Error: The module 'my_project' has no 'biuld'.")
+    assert "Did you mean 'build'?" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_an_error_is_red_on_a_terminal(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert run("map", "my_project:biuld").stderr.startswith("\x1b[31mError: ")
+
+
+def test_debug_shows_where_an_error_came_from(project: Path) -> None:
+    result = run("--debug", "map", "my_project:biuld")
+    assert isinstance(result.exception, ModelNameError)
+
+
+def test_errors_that_are_not_ours_keep_their_traceback(project: Path) -> None:
+    (project / "my_project.py").write_text("1 / 0")
+    assert isinstance(run("map", MODEL).exception, ZeroDivisionError)
+
+
+@pytest.fixture
+def checkpoint(project: Path) -> Path:
+    """The project's model without three of its neurons, on disk."""
+    model = call("build")
+    prune_(model, PruningPlan({"0": [0, 7]}))
+    prune_(model, PruningPlan({"0": [3], "2": [1]}))
+    save_pruned(model, project / "pruned", base=MODEL)
+    return project / "pruned"
+
+
+def test_verify_proves_a_checkpoint_pruned_in_several_steps(checkpoint: Path) -> None:
+    result = run("verify", str(checkpoint), "--original", MODEL, "--data", DATA)
+    assert result.exit_code == 0, result.output
+    assert "Verification: 6/6 tests passed." in result.stdout
+    assert "sliced equals masked" in result.stdout
+
+
+def test_verify_fails_for_the_right_shapes_with_other_weights(checkpoint: Path, project: Path) -> None:
+    (project / "my_project.py").write_text(PROJECT.replace("manual_seed(0)", "manual_seed(2)"))
+    result = run("verify", str(checkpoint), "--original", MODEL, "--data", DATA)
+    assert result.exit_code == 1
+    assert "sliced equals masked  FAILED" in result.stdout
+    assert "Verification: 5/6 tests passed." in result.stdout
+
+
+def test_verify_names_a_directory_without_a_checkpoint(project: Path) -> None:
+    result = run("verify", str(project), "--original", MODEL, "--data", DATA)
+    assert result.exit_code == 2
+    assert "There is no pruned model in" in result.stderr
+
+
+def test_a_checkpoint_does_not_choose_the_code_that_runs(checkpoint: Path) -> None:
+    result = run("map", str(checkpoint))
+    assert result.exit_code == 2
+    assert f"made from '{MODEL}', which is code to be run" in result.stderr
+    assert "14 neurons in 2 layers" in run("map", str(checkpoint), "--original", MODEL).stdout
+
+
+def test_report_without_runs_says_how_to_make_one(project: Path) -> None:
+    result = run("report")
+    assert result.exit_code == 2
+    assert "neuronscope demo" in result.stderr
