@@ -305,10 +305,11 @@ class PruningEngine:
         if not isinstance(model, nn.Module):
             raise PlanError(f"The model is of type {type(model).__name__}.", hint="Give a torch.nn.Module.")
         log.configure(self.config.logging, self.output_dir)
+        model = unwrapped(model)
         if self.config.validation.validate_inputs:
             check_weights(model)
         neurons = current_map(model, data_loader)
-        first = self._first.setdefault(unwrapped(model), FirstSeen.of(neurons))
+        first = self._first.setdefault(model, FirstSeen.of(neurons))
         decision = decide(model, neurons, first, self.config, request)
         return carry_out(model, neurons, decision, Execution(self.config, dry_run, data_loader, optimizer))
 

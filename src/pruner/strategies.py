@@ -91,9 +91,10 @@ class _Pruner:
         self._first: WeakKeyDictionary[nn.Module, FirstSeen] = WeakKeyDictionary()
 
     def _plan(self, model: nn.Module, request: Request) -> PruningPlan:
-        neurons = current_map(model)
-        first = self._first.setdefault(unwrapped(model), FirstSeen.of(neurons))
-        return decide(model, neurons, first, self.config, request).plan
+        bare = unwrapped(model)
+        neurons = current_map(bare)
+        first = self._first.setdefault(bare, FirstSeen.of(neurons))
+        return decide(bare, neurons, first, self.config, request).plan
 
 
 class MagnitudePruner(_Pruner):

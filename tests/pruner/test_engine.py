@@ -422,6 +422,16 @@ def test_half_precision_is_pruned_and_verified() -> None:
     assert model.fc1.weight.dtype == torch.bfloat16
 
 
+def test_a_compiled_model_is_pruned_like_the_one_inside() -> None:
+    model = cnn()
+    compiled = torch.compile(model, backend="eager")
+    engine = PruningEngine()
+    results = engine.prune_by_magnitude(compiled, 0.3)
+    assert results["neurons_pruned"] == 60
+    assert engine.prune_by_magnitude(model, 0.3)["neurons_pruned"] == 0
+    torch.testing.assert_close(compiled(small_cnn.images()), model(small_cnn.images()))
+
+
 def test_real_data_are_used_to_verify_with() -> None:
     batches = [(small_cnn.images(seed=seed), torch.zeros(4, dtype=torch.long)) for seed in range(3)]
     results = PruningEngine().prune_by_magnitude(small_cnn.model(), 0.1, data_loader=batches)
