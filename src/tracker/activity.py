@@ -108,7 +108,7 @@ class Untracked:
 
 @dataclass(frozen=True, eq=False)
 class ActivityStats(Mapping[str, GroupActivity]):
-    """The activity of all groups that were tracked, by name. `batches` forwards were seen.
+    """The activity of all groups that were tracked, by name. `batches` forwards were seen (by this process).
 
     `covariance` holds a matrix (size, size) for each group where it was asked for; JSON leaves it out.
     """
@@ -245,7 +245,8 @@ def observe(
         if covariance:
             check_memory(tracked, covariance_limit)
         total = len(data_loader) if isinstance(data_loader, Sized) else None
-        with watching(model, tracked, covariance=covariance) as watch:
+        watch = Watch(tracked, covariance=covariance)
+        with watching(model, watch):
             for index, batch in enumerate(progress(iter_batches(data_loader, model), "Observing", total)):
                 try:
                     forward(model, batch)
@@ -266,7 +267,7 @@ def tracked_groups(
 
 def stats_of(watch: Watch, neurons: NeuronMap) -> ActivityStats:
     """The statistics of what was watched so far; raises `DataError` for NaN or Inf in the activations."""
-    blocks: dict[str, Tensor] = watch.moments.compute()
+    blocks, covariance = watch.results()
     seen = {name: block for name, block in blocks.items() if block.shape[1] and block[Row.COUNT, 0] > 0}
     watched = {group.name for group in watch.groups}
     untracked = [
@@ -277,10 +278,10 @@ def stats_of(watch: Watch, neurons: NeuronMap) -> ActivityStats:
     return ActivityStats(
         model=neurons.model,
         fingerprint=neurons.fingerprint,
-        batches=int(watch.moments.batches),
+        batches=watch.batches,
         groups={group.name: _activity(group, seen[group.name]) for group in watch.groups if group.name in seen},
         untracked=tuple(untracked),
-        covariance={} if watch.covariances is None else watch.covariances.compute(),
+        covariance=covariance,
     )
 
 

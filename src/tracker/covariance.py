@@ -108,11 +108,11 @@ class Covariances(Metric):
             self.add_state(f"group_{index}", zeros, dist_reduce_fx=merge_stacked)
 
     def update(self, states: Mapping[str, Tensor]) -> None:
-        """Add the state of one forward for every group that was read."""
-        for index, name in enumerate(self.names):
-            if name in states:
-                before = getattr(self, f"group_{index}")
-                setattr(self, f"group_{index}", merge(before, states[name].to(before.device)))
+        """Add the states of some data, by name of the group."""
+        for name, state in states.items():
+            attribute = f"group_{self.names.index(name)}"
+            before = getattr(self, attribute)
+            setattr(self, attribute, merge(before, state.to(before.device)))
 
     def compute(self) -> dict[str, NDArray[np.float64]]:
         """The covariance matrix (n, n) of every group that was read."""

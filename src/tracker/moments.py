@@ -13,6 +13,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
+
 class Row(IntEnum):
     """What each row of a block holds."""
 
