@@ -1,6 +1,6 @@
 """`PruningEngine`: the guide's interface to everything in this package."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -102,18 +102,20 @@ class PruningEngine:
         *,
         data_loader: Iterable[Any] | None = None,
         optimizer: Optimizer | None = None,
+        store: Callable[[nn.Module], Path] | None = None,
     ) -> Results:
         """Remove the recommended neurons first, then the lowest scores, up to `strategy.target_sparsity`.
 
         Recommended ones go in the order dead, constant, inactive, redundant. Layers whose activity the recommendations
-        do not carry lose only what was recommended. `strategy.default_strategy` chooses.
+        do not carry lose only what was recommended. `strategy.default_strategy` chooses. `store` writes the pruned
+        model before it is verified, and returns the directory: that it can be loaded from there is one more check.
 
         Raises `RecommendationError` where they are malformed or were made for another model.
         """
         if not isinstance(recommendations, Recommendations):
             recommendations = load_recommendations(recommendations)
         request = self._request(self.config.strategy.default_strategy, None, recommendations=recommendations)
-        return self._prune(model, request, dry_run, data_loader, optimizer)
+        return self._prune(model, request, dry_run, data_loader, optimizer, store)
 
     # --- by scores
 
@@ -301,6 +303,7 @@ class PruningEngine:
         dry_run: bool,
         data_loader: Iterable[Any] | None,
         optimizer: Optimizer | None,
+        store: Callable[[nn.Module], Path] | None = None,
     ) -> Results:
         if not isinstance(model, nn.Module):
             raise PlanError(f"The model is of type {type(model).__name__}.", hint="Give a torch.nn.Module.")
@@ -311,7 +314,7 @@ class PruningEngine:
         neurons = current_map(model, data_loader)
         first = self._first.setdefault(model, FirstSeen.of(neurons))
         decision = decide(model, neurons, first, self.config, request)
-        return carry_out(model, neurons, decision, Execution(self.config, dry_run, data_loader, optimizer))
+        return carry_out(model, neurons, decision, Execution(self.config, dry_run, data_loader, optimizer, store))
 
 
 def _check_layers(layer_sparsity: object) -> None:

@@ -1,7 +1,8 @@
 """Carrying out a decision: simulate, remember, remove, verify; and put everything back if it is not right."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,8 +15,8 @@ from pruner.config import PruningConfig
 from pruner.decision import Decision
 from pruner.log import logger
 from pruner.metrics import count_parameters
-from pruner.verification import VerificationReport, capture, verify
-from tracker.errors import DataError, VerificationError
+from pruner.verification import FailedChecksError, VerificationReport, capture, verify
+from tracker.errors import DataError
 from tracker.neuron_map import NeuronMap
 
 Results = dict[str, Any]
@@ -23,12 +24,17 @@ Results = dict[str, Any]
 
 @dataclass(frozen=True)
 class Execution:
-    """How a decision is to be carried out; `data_loader` gives real data to verify with, not only example inputs."""
+    """How a decision is to be carried out.
+
+    `data_loader` gives real data to verify with, not only example inputs. `store` writes the pruned model, before it is
+    verified, and returns the directory; that it can be loaded from there is then one more check.
+    """
 
     config: PruningConfig
     dry_run: bool
     data_loader: Iterable[Any] | None = None
     optimizer: Optimizer | None = None
+    store: Callable[[nn.Module], Path] | None = None
 
 
 def carry_out(model: nn.Module, neurons: NeuronMap, decision: Decision, how: Execution) -> Results:
@@ -38,7 +44,7 @@ def carry_out(model: nn.Module, neurons: NeuronMap, decision: Decision, how: Exe
 
     Raises:
         PlanError: the pruned model would not run.
-        VerificationError: a check failed.
+        FailedChecksError: a check failed.
 
     After any error, `KeyboardInterrupt` included, the model and the optimizer are as they were.
     """
@@ -112,24 +118,21 @@ def _simulate(model: nn.Module, neurons: NeuronMap, decision: Decision, how: Exe
 
 
 def _remove(model: nn.Module, neurons: NeuronMap, decision: Decision, how: Execution) -> VerificationReport | None:
-    if not how.config.validation.validate_outputs:
-        prune_(model, decision.plan, neurons, optimizer=how.optimizer, proof=False)
-        return None
-    reference = capture(model, decision.plan, neurons, how.data_loader)
+    verifying = how.config.validation.validate_outputs
+    reference = capture(model, decision.plan, neurons, how.data_loader) if verifying else None
     backup = Backup(model, how.optimizer, keep=by_reference)
     try:
         prune_(model, decision.plan, neurons, optimizer=how.optimizer, proof=False)  # the report has the proof
-        report = verify(model, reference)
+        checkpoint = None if how.store is None else how.store(model)
+        if reference is None:
+            return None
+        report = verify(model, reference, checkpoint=checkpoint)
     except BaseException:
         backup.restore(model)
         raise
     if report.failures:
         backup.restore(model)
-        failed = report.failures[0]
-        raise VerificationError(
-            f"{report}; {failed.name}: {failed.detail}",
-            hint="The model was restored. Leave the layer out of the plan, and please report the model.",
-        )
+        raise FailedChecksError(report, decision.plan)
     return report
 
 

@@ -32,7 +32,7 @@ from pruner.skeleton import named_tensors, skeleton
 from tracker import trial
 from tracker.batches import Batch, iter_batches
 from tracker.discover import example_call, neurons_of
-from tracker.errors import DataError, NeuronScopeError
+from tracker.errors import DataError, NeuronScopeError, VerificationError
 from tracker.fingerprint import unwrapped
 from tracker.neuron_map import NeuronMap, Site
 from tracker.sizes import read_path
@@ -85,6 +85,19 @@ class VerificationReport:
             "summary": self.summary,
             "not_checked": list(self.not_checked),
         }
+
+
+class FailedChecksError(VerificationError):
+    """A pruned model that did not pass: `report` has every check, `plan` what was tried."""
+
+    def __init__(self, report: VerificationReport, plan: PruningPlan) -> None:
+        failed = report.failures[0]
+        super().__init__(
+            f"{report}; {failed.name}: {failed.detail}",
+            hint="The model was restored. Leave the layer out of the plan, and please report the model.",
+        )
+        self.report = report
+        self.plan = plan
 
 
 @dataclass(frozen=True)
