@@ -166,7 +166,7 @@ def build_report(results: WorkflowResults) -> Report:
     run, tracking, pruning = results["run"], results["tracking_results"], results["pruning_results"]
     verification = results["verification_results"]
     environment = results["environment"]
-    removals = _removals(pruning["layers"], results["recommendations"])
+    removals = _removals(pruning["layers"], tracking["layers"], results["recommendations"])
     figures = _figures(results["metrics"]["before"], results["metrics"]["after"])
     checks = tuple(Check.model_validate(check) for check in verification["checks"])
     return Report(
@@ -184,7 +184,7 @@ def build_report(results: WorkflowResults) -> Report:
         layers=tuple(_layer(name, layer, pruning["layers"].get(name)) for name, layer in tracking["layers"].items()),
         reasons=dict(Counter(removal.reason for removal in removals).most_common()),
         removals=removals,
-        suggestions=_suggestions(results["recommendations"]),
+        suggestions=_suggestions(results["recommendations"], removals),
         passed=verification["summary"]["passed"],
         total=verification["summary"]["total"],
         checks=checks,
@@ -315,20 +315,25 @@ def _layer(name: str, tracked: TrackedLayer, pruned: PrunedLayer | None) -> Laye
     )
 
 
-def _removals(layers: Mapping[str, PrunedLayer], recommendations: Mapping[str, Any]) -> tuple[Removal, ...]:
-    """Every removed neuron with its reason, and the evidence where a recommendation gave that reason."""
-    named = {(entry["layer"], entry["neuron"]): entry for entry in recommendations.get("prune", [])}
+def _removals(
+    layers: Mapping[str, PrunedLayer], tracked: Mapping[str, TrackedLayer], recommendations: Mapping[str, Any]
+) -> tuple[Removal, ...]:
+    """Every removed neuron with its reason, and the evidence that the tracker has for it."""
+    named = {(entry["layer"], entry["neuron"]): entry["evidence"] for entry in recommendations.get("prune", [])}
     removals = []
     for name, layer in layers.items():
+        firing = tracked[name]["firing_frequency"]
         for neuron, score, reason in zip(layer["removed"], layer["scores"], layer["reasons"], strict=True):
-            entry = named.get((name, neuron), {})
-            evidence = text.evidence(entry["evidence"]) if entry.get("reason") == reason else ""
+            numbers = named.get((name, neuron)) or ({"firing_frequency": firing[neuron]} if firing else {})
+            evidence = text.evidence(reason, numbers)
             removals.append(Removal(layer=name, neuron=neuron, reason=reason, evidence=evidence, score=score))
     rank = {reason: place for place, reason in enumerate(REASONS)}
     return tuple(sorted(removals, key=lambda removal: rank.get(removal.reason, -1)))
 
 
-def _suggestions(recommendations: Mapping[str, Any]) -> tuple[Suggestion, ...]:
+def _suggestions(recommendations: Mapping[str, Any], removals: tuple[Removal, ...]) -> tuple[Suggestion, ...]:
+    """What is left to do: a pair of which one neuron has gone is done."""
+    gone = {(removal.layer, removal.neuron) for removal in removals}
     merge = (
         Suggestion(
             kind="merge",
@@ -336,12 +341,13 @@ def _suggestions(recommendations: Mapping[str, Any]) -> tuple[Suggestion, ...]:
             detail=f"neurons {entry['neurons'][0]} and {entry['neurons'][1]} correlate at {entry['correlation']:.3f}",
         )
         for entry in recommendations.get("merge", [])
+        if not any((entry["layer"], neuron) in gone for neuron in entry["neurons"])
     )
     expand = (
         Suggestion(
             kind="expand",
             layer=entry["layer"],
-            detail=f"{entry['reason']}: {text.evidence(entry['evidence'])}; try {entry['suggested']} neurons",
+            detail=f"{entry['reason']} ({text.plain(entry['evidence'])}); try {entry['suggested']} neurons",
         )
         for entry in recommendations.get("expand", [])
     )

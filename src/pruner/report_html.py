@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from importlib.resources import files
 from itertools import groupby
-from typing import Any
 
 from pruner import report_text as text
 from pruner.markup import Child, Html, document, element, join, style
@@ -99,7 +98,7 @@ def _warnings(report: Report) -> Html:
 def _figures(report: Report) -> Html:
     title = "Before and after" if report.outcome == "pruned" else "The model, as it is"
     cards = element("ul", [_card(figure) for figure in report.figures], class_="cards")
-    rows: list[list[Child]] = [[name, _measured(value)] for name, value in report.custom.items()]
+    rows: list[list[Child]] = [[name, text.plain(value)] for name, value in report.custom.items()]
     custom = _table("Metrics of your own", ("Metric", "Value"), rows, "metrics") if rows else ""
     return _section(title, cards, custom, key="figures")
 
@@ -299,22 +298,12 @@ def _verification(report: Report) -> Html:
 
 def _check_row(check: Check) -> list[Child]:
     verdict = element("span", "✓ passed" if check.passed else "✗ failed", class_="better" if check.passed else "worse")
-    measured = " · ".join(f"{key.replace('_', ' ')} {_measured(value)}" for key, value in check.measured.items())
+    measured = " · ".join(f"{key.replace('_', ' ')} {text.plain(value)}" for key, value in check.measured.items())
     return [
         element("strong", check.name[:1].upper() + check.name[1:]),
         verdict,
         join([check.detail, element("span", f" {measured}", class_="measured") if measured else ""]),
     ]
-
-
-def _measured(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: "–"}[value]
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:.2g}"
-    return text.evidence(value) if not isinstance(value, list) else ", ".join(_measured(item) for item in value)
 
 
 def _loading(report: Report) -> Html:

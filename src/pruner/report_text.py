@@ -5,6 +5,14 @@ from collections.abc import Mapping
 _SAME_SPEED = 0.03
 """Two timings closer than this share are called equal: that is what the same model differs by from run to run."""
 
+_TELLING = {
+    "dead": ("firing_frequency", "maximum"),
+    "constant": ("mean",),
+    "inactive": ("firing_frequency",),
+    "redundant": ("correlation", "same_as"),
+}
+"""Which of the measured numbers speak for a reason."""
+
 
 def count(number: int, noun: str) -> str:
     """A number with its noun.
@@ -101,17 +109,40 @@ def quality(name: str, before: float, after: float, *, as_percent: bool = False)
     return f"{name} still {second}{unit}" if first == second else f"{name} {first} → {second}{unit}"
 
 
-def evidence(value: object) -> str:
-    """Evidence as a sentence: text as it is, a mapping as "name value, name value".
+def evidence(reason: str, numbers: Mapping[str, float]) -> str:
+    """What was measured of a neuron, as far as it bears on the reason given.
 
-    >>> evidence({"firing_frequency": 0.0})
-    'firing frequency 0'
+    >>> evidence("inactive", {"firing_frequency": 0.004, "mean_magnitude": 0.02})
+    'fires on 0.4 %'
+    >>> evidence("redundant", {"correlation": 0.9834, "same_as": 9.0})
+    'correlates at 0.983 with neuron 9'
+    """
+    words = {
+        "firing_frequency": lambda value: f"fires on {percent(value)}",
+        "maximum": lambda value: f"reaches {value:.3g} at most",
+        "mean": lambda value: f"stays at {value:.3g}",
+        "correlation": lambda value: f"correlates at {value:.3f}",
+        "same_as": lambda value: f"with neuron {value:.0f}",
+    }
+    told = [words[name](numbers[name]) for name in _TELLING.get(reason, ()) if name in numbers]
+    return " ".join(told) if reason == "redundant" else ", ".join(told)
+
+
+def plain(value: object) -> str:
+    """Data as words: text as it is, a mapping as "name value, name value".
+
+    >>> plain({"median_saturation": 0.95})
+    'median saturation 0.95'
     """
     if isinstance(value, Mapping):
-        return ", ".join(f"{str(key).replace('_', ' ')} {evidence(item)}" for key, item in value.items())
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return "" if value is None else str(value)
+        return ", ".join(f"{str(key).replace('_', ' ')} {plain(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(plain, value))
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "–"}[value]
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _three_digits(value: float) -> str:

@@ -44,7 +44,9 @@ def sample_results(
             }
             for neuron, why in zip(removed, pruned[name]["reasons"], strict=True):
                 if why != "low score":
-                    evidence = f"fired on {firing[neuron]:.2%} of 1,437 activations"
+                    evidence = {"firing_frequency": firing[neuron], "maximum": 1e-4, "mean": 0.25, "variance": 0.01}
+                    if why == "redundant":
+                        evidence |= {"correlation": 0.97, "same_as": 1.0}
                     recommended.append({"layer": name, "neuron": neuron, "reason": why, "evidence": evidence})
     plan = {name: layer["removed"] for name, layer in pruned.items()}
     if outcome == "restored":
@@ -77,10 +79,15 @@ def sample_results(
             ],
         },
         "recommendations": {
-            "prune": [*recommended, {"layer": layers[0][0], "neuron": 0, "reason": "redundant", "evidence": "kept"}],
-            "merge": [{"layer": layers[0][0], "neurons": [0, 1], "correlation": 0.9912}],
+            "prune": recommended,
+            "merge": [{"layer": layers[-1][0], "neurons": [0, 2], "correlation": 0.9912}],
             "expand": [
-                {"layer": layers[-1][0], "reason": "saturated", "evidence": "97% of its neurons fire", "suggested": 80}
+                {
+                    "layer": layers[-1][0],
+                    "reason": "saturated",
+                    "evidence": {"median_saturation": 0.95},
+                    "suggested": 80,
+                }
             ],
         },
         "pruning_results": {

@@ -76,13 +76,23 @@ def test_every_removed_neuron_has_a_reason_and_its_evidence() -> None:
     }
     assert {(removal.layer, removal.neuron) for removal in report.removals} == gone
     assert sum(report.reasons.values()) == len(gone)
-    named = {(entry["layer"], entry["neuron"]): entry for entry in results["recommendations"]["prune"]}
     for removal in report.removals:
         layer = results["pruning_results"]["layers"][removal.layer]
         place = layer["removed"].index(removal.neuron)
         assert (removal.reason, removal.score) == (layer["reasons"][place], layer["scores"][place])
-        entry = named.get((removal.layer, removal.neuron), {})
-        assert removal.evidence == (entry["evidence"] if entry.get("reason") == removal.reason else "")
+        assert bool(removal.evidence) == (removal.reason != "low score")
+
+
+def test_a_pair_of_which_one_has_gone_is_no_longer_suggested() -> None:
+    results = sample_results()
+    gone = results["pruning_results"]["layers"]["fc1"]["removed"][0]
+    stay = [n for n in range(64) if n not in results["pruning_results"]["layers"]["fc1"]["removed"]]
+    results["recommendations"]["merge"] = [
+        {"layer": "fc1", "neurons": pair, "correlation": 0.98} for pair in ([gone, stay[0]], [stay[1], stay[2]])
+    ]
+
+    merge = [entry.detail for entry in build_report(results).suggestions if entry.kind == "merge"]
+    assert merge == [f"neurons {stay[1]} and {stay[2]} correlate at 0.980"]
 
 
 def test_the_profile_of_a_layer_counts_every_neuron_once() -> None:
