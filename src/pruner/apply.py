@@ -333,7 +333,8 @@ def _disproved(
         f"The sliced model is not the masked one: its {agreement.output} differs by {agreement.error:.1e} of the "
         f"largest value, where rounding allows {agreement.tolerance:.1e}. The layer at fault is "
         f"{' together with '.join(repr(name) for name in guilty)}.",
-        hint="Nothing was changed. Leave this layer out of the plan, and please report the model.",
+        hint="Nothing was changed. Leave this layer out of the plan and please report the model; if it is in low "
+        "precision, prove it in a wider type first (model.float()).",
     )
 
 

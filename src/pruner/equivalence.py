@@ -3,7 +3,9 @@
 Two ways to compute one number differ by rounding, and a deep model carries that further. The tolerance therefore has
 two parts: a floor from the arithmetic, eps ** 0.75 (float64 2e-12, float32 6e-6, bfloat16 3e-2), and a multiple of what
 rounding was *measured* to do in this very model: the masked model is run once more with everything the masked layers'
-consumers read moved by one unit in the last place.
+consumers read moved by half a unit in the last place, as rounding may. It never exceeds a tenth: a comparison that
+lets more pass proves nothing, not even in a model whose outputs are mostly rounding (deep bfloat16 networks with hard
+choices in them, such as expert routing).
 """
 
 from __future__ import annotations
@@ -21,12 +23,12 @@ from torch.utils._pytree import keystr, tree_leaves_with_path, tree_map_only
 
 from pruner.masking import silenced
 from tracker.batches import Batch, evaluating, forward
-from tracker.errors import DataError, VerificationError
+from tracker.errors import DataError
 from tracker.example_inputs import Call
 from tracker.neuron_map import NeuronMap
 
 NOISE_FACTOR = 4.0
-INCONCLUSIVE = 0.25
+WIDEST = 0.1
 
 
 @dataclass(frozen=True)
@@ -60,24 +62,16 @@ def expect(model: nn.Module, neurons: NeuronMap, removed: Mapping[str, Tensor], 
 
     Raises:
         DataError: an output holds NaN or Inf, or the model returns no floating-point tensor at all.
-        VerificationError: a masked neuron was never read, or rounding alone changes the outputs so much that nothing
-            could be told from a comparison.
+        VerificationError: a masked neuron was never read.
     """
     with silenced(model, neurons, removed):
         outputs = answers(model, batch)
     _check_finite(model, outputs)
     eps = coarsest_eps(chain(model.parameters(), outputs.values()))
-    with silenced(model, neurons, removed, jitter=eps):
+    with silenced(model, neurons, removed, jitter=eps / 2):
         moved = answers(model, batch)
-    tolerances = {
-        name: max(rounding(eps), NOISE_FACTOR * difference(moved[name], output)) for name, output in outputs.items()
-    }
-    name, widest = max(tolerances.items(), key=lambda item: item[1])
-    if not widest <= INCONCLUSIVE:
-        raise VerificationError(
-            f"Rounding alone changes the model's {name} by {widest / NOISE_FACTOR:.1%}: a comparison proves nothing.",
-            hint="Prove it in a wider type, such as model.float(), or prune with proof=False.",
-        )
+    noise = {name: difference(moved[name], output) for name, output in outputs.items()}
+    tolerances = {name: min(max(rounding(eps), NOISE_FACTOR * noise[name]), WIDEST) for name in outputs}
     return Expected(batch, outputs, tolerances)
 
 

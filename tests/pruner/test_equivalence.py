@@ -9,7 +9,7 @@ from pruner.equivalence import Agreement, answers, batch_of, compare, difference
 from pruner.plan import PruningPlan
 from tracker.batches import Batch
 from tracker.discover import discover
-from tracker.errors import DataError, VerificationError
+from tracker.errors import DataError
 from tracker.example_inputs import Call
 
 
@@ -124,10 +124,9 @@ def test_a_model_that_amplifies_rounding_gets_a_wider_tolerance():
     assert tolerance(0.01, torch.float32) > 5 * floor
 
 
-def test_where_rounding_is_everything_a_comparison_is_refused():
+def test_no_tolerance_lets_more_than_a_tenth_pass():
     assert tolerance(100.0, torch.bfloat16) < 0.1
-    with pytest.raises(VerificationError, match=r"Rounding alone changes the model's output by .*proves nothing"):
-        tolerance(0.01, torch.bfloat16)
+    assert tolerance(0.01, torch.bfloat16) == 0.1
 
 
 def test_the_worst_output_of_the_worst_batch_is_reported():
