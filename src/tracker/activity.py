@@ -20,7 +20,7 @@ from tracker.discover import neurons_of
 from tracker.errors import DataError, UnknownLayerError, nearest
 from tracker.fingerprint import unwrapped
 from tracker.moments import Row, merge
-from tracker.neuron_map import NeuronGroup, NeuronMap
+from tracker.neuron_map import Kind, NeuronGroup, NeuronMap
 from tracker.progress import progress
 from tracker.watch import Watch, watching
 
@@ -45,7 +45,7 @@ class GroupActivity:
     """
 
     name: str
-    kind: str
+    kind: Kind
     exact: bool
     count: int
     mean: Values
@@ -100,7 +100,7 @@ class Untracked:
     """A group without statistics, and why."""
 
     name: str
-    kind: str
+    kind: Kind
     exact: bool
     size: int
     reason: str

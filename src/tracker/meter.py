@@ -12,6 +12,7 @@ import math
 import torch
 from torch import Tensor
 
+from tracker.errors import DataError
 from tracker.moments import Row, merge
 
 # Where activations go below zero, one fires when it exceeds this share of the mean magnitude around it.
@@ -57,7 +58,8 @@ class Meter:
     float64 from there on. Half precision is widened first. No step waits for an accelerator.
     """
 
-    def __init__(self, axis: int, scratch: Scratch) -> None:
+    def __init__(self, where: str, axis: int, scratch: Scratch) -> None:
+        self._where = where
         self._axis = axis
         self._scratch = scratch
         self._kind: tuple[int, int, torch.dtype, torch.device] | None = None
@@ -65,7 +67,10 @@ class Meter:
         self.bad = False  # NaN or -Inf was noticed, which happens on the CPU only
 
     def add(self, x: Tensor, rows: Tensor | None = None) -> None:
-        """Add a tensor, or only some of its `rows`: indices into its first two dimensions, flattened."""
+        """Add a tensor, or only some of its `rows`: indices into its first two dimensions, flattened.
+
+        Raises `DataError` where it has more or fewer channels than those before.
+        """
         data, rows = as_channels(x, self._axis, rows)
         _, channels, inner = data.shape
         count = data.shape[0] if rows is None else rows.numel()
@@ -75,6 +80,12 @@ class Meter:
         kind = (channels, inner, dtype, data.device)
         if kind != self._kind:
             self._fold()
+            if self._folded is not None and self._folded.shape[1] != channels:
+                raise DataError(
+                    f"'{self._where}' reads {channels} channels, and read {self._folded.shape[1]} before: the model "
+                    "was changed while it was tracked.",
+                    hint="Leave the tracking block before pruning, and enter it again afterwards.",
+                )
             self._start(kind, data, rows)
         for start in range(0, count, self._step):
             stop = min(start + self._step, count)

@@ -135,7 +135,7 @@ class Watch:
             seen = self._seen.get((id(x), axis))
             version = 0 if x.is_inference() else x._version
             if seen is None or seen.tensor() is not x or seen.version != version:
-                site = self._sites.setdefault((read.module, read.parameter, read.axis), _Site(read.axis, self._scratch))
+                site = self._site(read)
                 site.meter.add(x, self._rows_of(x, axis))
                 if site.meter.bad and self._first_bad is None:
                     self._first_bad = self._batches
@@ -147,6 +147,12 @@ class Watch:
             if self.covariances is not None:
                 positions = torch.from_numpy(read.positions).to(x.device)
                 self.covariances.update({group.name: comoments(x, axis, positions, self._rows_of(x, axis))})
+
+    def _site(self, read: Read) -> _Site:
+        key = (read.module, read.parameter, read.axis)
+        if key not in self._sites:
+            self._sites[key] = _Site(Meter(read.module or read.parameter, read.axis, self._scratch))
+        return self._sites[key]
 
     def _rows_of(self, x: Tensor, axis: int) -> Tensor | None:
         """The rows of `x` that are no padding, where its leading dimensions are those of the mask."""
@@ -198,8 +204,8 @@ def watching(model: nn.Module, watch: Watch) -> Iterator[Taps]:
 class _Site:
     """A place where tensors are read, and which groups are read there."""
 
-    def __init__(self, axis: int, scratch: Scratch) -> None:
-        self.meter = Meter(axis, scratch)
+    def __init__(self, meter: Meter) -> None:
+        self.meter = meter
         self.readers: dict[str, Read] = {}
 
 

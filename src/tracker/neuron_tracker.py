@@ -1,0 +1,173 @@
+"""The tracker of one model: its neurons, their latest activity, and their history."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from tracker.activity import ActivityStats, observe, stats_of, tracked_groups
+from tracker.advice import CORRELATION_THRESHOLD, FIRING_FREQUENCY_THRESHOLD, recommend
+from tracker.covariance import check_memory
+from tracker.discover import neurons_of
+from tracker.errors import DataError
+from tracker.fingerprint import unwrapped
+from tracker.history import EpochRecord, History
+from tracker.neuron_map import NeuronMap
+from tracker.recommendations import Recommendations
+from tracker.watch import Watch, watching
+
+logger = logging.getLogger(__name__)
+
+
+class NeuronTracker:
+    """Tracks one model, by running it over data (`observe`) or by looking on while it trains (`tracking`).
+
+    Only summary statistics are kept: one set for the latest data, a few numbers and the dead neurons for every epoch.
+
+    `groups`, `include_inexact` and `covariance` are those of `tracker.activity.observe`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        name: str | None = None,
+        *,
+        groups: Sequence[str] | None = None,
+        include_inexact: bool = False,
+        covariance: bool = False,
+    ) -> None:
+        self.model = model
+        self.name = name or type(unwrapped(model)).__name__
+        self.history = History(model=self.name)
+        self._groups = groups
+        self._include_inexact = include_inexact
+        self._covariance = covariance
+        self._neurons: NeuronMap | None = None
+        self._latest: ActivityStats | None = None
+        self._watch: Watch | None = None
+        self._logged = False
+
+    @property
+    def stats(self) -> ActivityStats:
+        """What was seen since the last epoch was logged; before any new data, what was seen last.
+
+        Raises `DataError` where nothing was seen yet, or NaN or Inf.
+        """
+        if self._watch is not None and self._neurons is not None and self._watch.batches:
+            return stats_of(self._watch, self._neurons)
+        if self._latest is None:
+            raise DataError(
+                f"Nothing is known of the activity of '{self.name}' yet.",
+                hint="Call observe(model, data_loader), or train inside `with engine.tracking(model):`. There only "
+                "whole forwards in training mode count.",
+            )
+        return self._latest
+
+    def observe(self, data_loader: Iterable[Any], neurons: NeuronMap | None = None) -> ActivityStats:
+        """Run the model over the data and keep what its neurons did; see `tracker.activity.observe`."""
+        self._latest = observe(
+            self.model,
+            data_loader,
+            neurons,
+            groups=self._groups,
+            include_inexact=self._include_inexact,
+            covariance=self._covariance,
+        )
+        self._watch, self._logged = None, False
+        return self._latest
+
+    @contextmanager
+    def tracking(
+        self, neurons: NeuronMap | None = None, *, data_loader: Iterable[Any] | None = None
+    ) -> Iterator[NeuronTracker]:
+        """Within the block, what the model reads in training adds to the statistics, until an epoch is logged.
+
+        Gradients, random numbers and the model's mode stay as they are. Forwards in evaluation mode do not count, so a
+        validation may run inside the block. `neurons` and `data_loader` help to find the neurons of a model that was
+        not looked at before.
+        """
+        model = unwrapped(self.model)
+        found = neurons_of(model, neurons, data_loader=data_loader)
+        if self._watch is None or self._neurons is not found:
+            tracked = tracked_groups(found, self._groups, self._include_inexact)
+            if self._covariance:
+                check_memory(tracked)
+            self._watch = Watch(tracked, covariance=self._covariance, only_training=True)
+            self._neurons = found
+        before = self._watch.batches
+        with watching(model, self._watch):
+            yield self
+        if self._watch.batches == before and not self._logged:
+            logger.warning(
+                "No forward of '%s' in training mode was seen while it was tracked: call model.train(), and call the "
+                "model itself rather than parts of it.",
+                self.name,
+            )
+
+    def log_epoch(self, epoch: int, loss: float | None = None, accuracy: float | None = None) -> EpochRecord:
+        """Close an epoch: add it to the history, and start the next one with no data.
+
+        Raises `DataError` where nothing was seen yet, for NaN or Inf, and for an epoch that is not a whole number.
+        """
+        if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
+            raise DataError(f"The epoch is {epoch!r}.", hint="Give its number: 0, 1, 2, …")
+        stats = self.stats
+        record = self.history.log(stats, epoch, loss, accuracy)
+        if self._logged and (self._watch is None or not self._watch.batches):
+            logger.warning("Epoch %d of '%s' shows the same activity as the one before: no new data.", epoch, self.name)
+        self._latest, self._logged = stats, True
+        if self._watch is not None:
+            self._watch.reset()
+        return record
+
+    def recommend(
+        self,
+        *,
+        epoch: int | None = None,
+        firing_frequency_threshold: float = FIRING_FREQUENCY_THRESHOLD,
+        correlation_threshold: float = CORRELATION_THRESHOLD,
+    ) -> Recommendations:
+        """What the latest activity speaks for; see `tracker.advice.recommend`."""
+        return recommend(
+            self.stats,
+            epoch=epoch,
+            firing_frequency_threshold=firing_frequency_threshold,
+            correlation_threshold=correlation_threshold,
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """The latest activity and the history, as JSON-ready data for people to read."""
+        seen = self._latest is not None or (self._watch is not None and self._watch.batches > 0)
+        stats = self.stats if seen else ActivityStats(type(unwrapped(self.model)).__name__, "", 0, {})
+        layers = {
+            name: {
+                "size": group.size,
+                "kind": group.kind,
+                "exact": group.exact,
+                "dead": int(group.dead.sum()),
+                "constant": int(group.constant.sum()),
+                "firing_frequency": float(group.firing_frequency.mean()),
+                "mean_magnitude": float(group.mean_magnitude.mean()),
+                "variance": float(group.variance.mean()),
+                "saturation": float(group.saturation.mean()),
+            }
+            for name, group in stats.items()
+        }
+        return {
+            "model": self.name,
+            "class": stats.model,
+            "fingerprint": stats.fingerprint,
+            "batches": stats.batches,
+            "neurons": sum(group.size for group in stats.values()),
+            "dead_neurons": sum(len(neurons) for neurons in stats.dead.values()),
+            "layers": layers,
+            "untracked": {entry.name: entry.reason for entry in stats.untracked},
+            "history": [
+                {"epoch": r.epoch, "loss": r.loss, "accuracy": r.accuracy, "dead_neurons": r.dead}
+                for r in self.history.epochs
+            ],
+        }
