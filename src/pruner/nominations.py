@@ -68,8 +68,8 @@ def check_fit(recommendations: Recommendations, neurons: NeuronMap) -> None:
             if name not in neurons or neurons[name].size != layer.size
         ]
         raise RecommendationError(
-            f"The recommendations were made for a {recommendations.model} of structure {made_for}; this {neurons.model} "
-            f"has structure {neurons.fingerprint}{': ' + '; '.join(differ[:3]) if differ else ''}.",
+            f"The recommendations were made for a {recommendations.model} of structure {made_for}; this "
+            f"{neurons.model} has structure {neurons.fingerprint}{': ' + '; '.join(differ[:3]) if differ else ''}.",
             hint="Track the model as it is now and recommend again.",
         )
     for entry in recommendations.prune:
