@@ -1,1 +1,48 @@
 """Which neurons go, and is the model still right?"""
+
+from pruner.apply import PruneResult, check, prune_, pruning_history
+from pruner.checkpoint import load_pruned, save_pruned
+from pruner.config import (
+    PruningConfig,
+    create_aggressive_config,
+    create_conservative_config,
+    create_default_config,
+)
+from pruner.core import NeuronPruner
+from pruner.engine import PruningEngine
+from pruner.masking import masked
+from pruner.metrics import PruningMetrics, compute_metrics
+from pruner.plan import PruningPlan
+from pruner.strategies import GradualPruner, MagnitudePruner, StructuredPruner
+from pruner.validation import PruningValidator, validate_pruning
+from pruner.verification import VerificationReport, capture, verify
+from pruner.workflow import IntegratedTrackingPruningWorkflow, create_simple_workflow
+
+__all__ = [
+    "GradualPruner",
+    "IntegratedTrackingPruningWorkflow",
+    "MagnitudePruner",
+    "NeuronPruner",
+    "PruneResult",
+    "PruningConfig",
+    "PruningEngine",
+    "PruningMetrics",
+    "PruningPlan",
+    "PruningValidator",
+    "StructuredPruner",
+    "VerificationReport",
+    "capture",
+    "check",
+    "compute_metrics",
+    "create_aggressive_config",
+    "create_conservative_config",
+    "create_default_config",
+    "create_simple_workflow",
+    "load_pruned",
+    "masked",
+    "prune_",
+    "pruning_history",
+    "save_pruned",
+    "validate_pruning",
+    "verify",
+]
