@@ -106,6 +106,23 @@ def test_importing_the_command_line_does_not_import_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_discovering_and_pruning_need_no_extra() -> None:
+    code = """
+import sys
+for extra in ("matplotlib", "sklearn", "transformers", "timm", "torchvision"):
+    sys.modules[extra] = None
+import neuronscope.cli, neuronscope.model_names, pruner, torch, tracker
+from pruner.apply import prune_
+from pruner.plan import PruningPlan
+model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+tracker.discover(model, torch.zeros(1, 4))
+prune_(model, PruningPlan({"0": [0, 5]}))
+assert model(torch.zeros(1, 4)).shape == (1, 2) and model[0].out_features == 6
+"""
+    result = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
 def test_the_wheel_holds_the_three_packages_and_their_data(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)

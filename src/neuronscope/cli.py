@@ -97,12 +97,21 @@ def map_(
 
 
 @app.command()
-def track(model: Model, data: Data, original: Original = None, out: Out = Path("outputs")) -> None:
+def track(
+    model: Model,
+    data: Data,
+    covariance: Annotated[
+        bool, typer.Option("--covariance", help="Also look for redundant neurons: n² numbers for a layer of n.")
+    ] = False,
+    original: Original = None,
+    out: Out = Path("outputs"),
+) -> None:
     """See what the neurons do on data, and recommend which to prune, merge or expand."""
     from neuronscope.data_names import load_data
-    from tracker import NeuronEngine
+    from pruner.outputs import file_name_of
+    from tracker.engine import NeuronEngine
 
-    engine = NeuronEngine(output_dir=out)
+    engine = NeuronEngine(output_dir=out, covariance=covariance)
     loaded = _load(model, original)
     engine.track_model(loaded, _short(model))
     engine.observe(loaded, load_data(data))
@@ -113,7 +122,7 @@ def track(model: Model, data: Data, original: Original = None, out: Out = Path("
         fires = f"{median(layer.activity.firing_frequency):.1%}" if layer.activity else ""
         table.add_row(Text(name), layer.kind, str(layer.size), str(going), fires)
     Console().print(table)
-    path = out / "logs" / f"{_short(model)}_recommendations.json"
+    path = out / "logs" / f"{file_name_of(_short(model))}_recommendations.json"
     engine.save_recommendations(path)
     _written("The recommendations", path)
 

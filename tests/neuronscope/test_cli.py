@@ -4,9 +4,9 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from click.testing import Result
 from torch import nn
 from typer.testing import CliRunner
 
@@ -42,7 +42,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sys.modules.pop("my_project", None)
 
 
-def run(*words: str) -> Result:
+def run(*words: str) -> Any:
     return CliRunner().invoke(app, words)
 
 
@@ -97,6 +97,78 @@ def test_debug_shows_where_an_error_came_from(project: Path) -> None:
 def test_errors_that_are_not_ours_keep_their_traceback(project: Path) -> None:
     (project / "my_project.py").write_text("1 / 0")
     assert isinstance(run("map", MODEL).exception, ZeroDivisionError)
+
+
+def test_track_shows_layers_and_writes_recommendations(project: Path) -> None:
+    result = run("track", MODEL, "--data", DATA, "--out", "elsewhere")
+    assert result.exit_code == 0, result.output
+    path = project / "elsewhere" / "logs" / "my_project-build_recommendations.json"
+    assert str(path.relative_to(project)) in result.stdout
+    written = json.loads(path.read_text())
+    assert {name: layer["size"] for name, layer in written["layers"].items()} == {"0": 10, "2": 8}
+    assert written["merge"] == []
+
+
+def test_track_finds_redundant_neurons_when_asked(project: Path) -> None:
+    twins = "model[0].weight.data[1] = model[0].weight.data[0]; model[0].bias.data[1] = model[0].bias.data[0]"
+    (project / "twins.py").write_text(
+        f"import my_project\ndef build():\n    model = my_project.build(); {twins}\n    return model"
+    )
+    assert run("track", "twins:build", "--data", DATA, "--covariance").exit_code == 0
+    sys.modules.pop("twins")
+    written = json.loads((project / "outputs" / "logs" / "twins-build_recommendations.json").read_text())
+    assert ("0", [0, 1]) in [(pair["layer"], pair["neurons"]) for pair in written["merge"]]
+
+
+def outputs_of(project: Path, folder: str) -> list[Path]:
+    return sorted((project / "outputs" / folder).iterdir())
+
+
+def test_prune_stores_a_smaller_model_that_verify_proves_and_report_opens(project: Path) -> None:
+    result = run("prune", MODEL, "--data", DATA, "--sparsity", "0.5", "--strategy", "structured")
+    assert result.exit_code == 0, result.output
+    assert "9 of 18 neurons are gone." in result.stdout
+    (checkpoint,) = outputs_of(project, "pruned_models")
+    assert json.loads((checkpoint / "pruning.json").read_text())["base"] == MODEL
+    assert run("verify", str(checkpoint), "--original", MODEL, "--data", DATA).exit_code == 0
+    page = Path(run("report").stdout.strip())
+    assert page.suffix == ".html"
+    assert page.is_file()
+    assert f"The report (html): {page}" in result.stdout
+
+
+def test_a_dry_run_says_the_same_and_stores_no_model(project: Path) -> None:
+    result = run("prune", MODEL, "--data", DATA, "--sparsity", "0.5", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "9 of 18 neurons would go." in result.stdout
+    assert outputs_of(project, "pruned_models") == []
+
+
+def test_prune_follows_recommendations_and_a_configuration(project: Path) -> None:
+    (project / "mine.json").write_text('{"prune": [{"layer": "0", "neuron": 4, "reason": "dead"}]}')
+    (project / "mine.yaml").write_text("logging:\n  log_to_console: false\n")
+    result = run("prune", MODEL, "--data", DATA, "--recommendations", "mine.json", "--config", "mine.yaml")
+    assert result.exit_code == 0, result.output
+    assert "1 of 18 neurons are gone." in result.stdout
+    assert "INFO" not in result.stderr
+    (plan,) = [path for path in outputs_of(project, "logs") if path.name.endswith("_plan.json")]
+    assert json.loads(plan.read_text())["remove"] == {"0": [4]}
+
+
+def test_a_pruned_model_can_be_pruned_again(checkpoint: Path, project: Path) -> None:
+    words = ["--data", DATA, "--sparsity", "0.25"]
+    assert run("prune", str(checkpoint), "--original", MODEL, *words).exit_code == 0
+    (again,) = outputs_of(project, "pruned_models")
+    assert json.loads((again / "pruning.json").read_text())["base"] == MODEL
+    assert run("verify", str(again), "--original", MODEL, "--data", DATA).exit_code == 0
+
+
+@pytest.mark.parametrize("sparsity", ["1.5", "-0.1"])
+def test_a_sparsity_out_of_range_is_refused_before_anything_is_written(project: Path, sparsity: str) -> None:
+    result = run("prune", MODEL, "--data", DATA, f"--sparsity={sparsity}")
+    assert result.exit_code == 2
+    assert "target_sparsity" in result.stderr
+    assert not (project / "outputs").exists()
 
 
 @pytest.fixture
