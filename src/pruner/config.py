@@ -213,13 +213,13 @@ def create_default_config() -> PruningConfig:
 
 
 def create_conservative_config() -> PruningConfig:
-    """Safe pruning: 10 % target sparsity, only neurons that hardly ever fire go first, no layer loses over 30 %."""
+    """Safe pruning: 10 % target sparsity, only neurons that hardly ever fire go first, every layer keeps half."""
     return PruningConfig.below_environment(
         {
             "thresholds": {
                 "firing_frequency_threshold": 0.001,
-                "max_sparsity_per_layer": 0.3,
-                "min_neurons_per_layer": 4,
+                "max_sparsity_per_layer": 0.5,
+                "min_neurons_per_layer": 2,
             },
             "strategy": {"target_sparsity": 0.1},
         }

@@ -40,6 +40,7 @@ def model() -> SmallCNN:
     """202 neurons in 3 layers, one of them dead: neuron 17 of fc1."""
     cnn = small_cnn.model()
     with torch.no_grad():
+        cnn.fc1.bias.fill_(1.0)
         cnn.fc1.bias[17] = -1e6
     return cnn
 
