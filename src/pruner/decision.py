@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from tracker.recommendations import Recommendations
 
 from pruner import scores
 from pruner.config import PruningConfig
@@ -20,6 +19,7 @@ from pruner.selection import LAST, Strategy, StrategyInput
 from tracker.activity import ActivityStats
 from tracker.errors import PlanError
 from tracker.neuron_map import NeuronMap
+from tracker.recommendations import Recommendations
 
 
 @dataclass(frozen=True)
