@@ -150,20 +150,20 @@ def reasons_bar(reasons: Sequence[tuple[str, int]]) -> Html:
     )
 
 
-def layers_picture(layers: Sequence[Layer], model_name: str) -> str:
-    """The layers before and after as an SVG file of its own, with its colours in it."""
+def layers_picture(layers: Sequence[tuple[str, int, int]], model_name: str) -> str:
+    """The layers, each (name, neurons after, neurons before), as an SVG file of its own with its colours in it."""
     row, left, bar = 26, 300, 480
-    largest = max((layer.before for layer in layers), default=1)
+    largest = max((before for _, _, before in layers), default=1)
     parts: list[Html] = [element("text", f"Neurons of {model_name}, kept and removed", x=16, y=30, class_="title")]
-    for place, layer in enumerate(layers):
+    for place, (full_name, after, before) in enumerate(layers):
         y = 52 + place * row
-        kept, whole = bar * layer.after / largest, bar * layer.before / largest
-        name = layer.name if len(layer.name) <= 40 else f"…{layer.name[-39:]}"
+        kept, whole = bar * after / largest, bar * before / largest
+        name = full_name if len(full_name) <= 40 else f"…{full_name[-39:]}"
         parts += [
             element("text", name, x=left - 12, y=y + 13, text_anchor="end"),
             element("rect", class_="kept", x=left, y=y, width=kept, height=16),
             element("rect", class_="gone", x=left + kept, y=y, width=whole - kept, height=16),
-            element("text", f"{layer.after:,} of {layer.before:,}", x=left + whole + 8, y=y + 13, class_="soft"),
+            element("text", f"{after:,} of {before:,}", x=left + whole + 8, y=y + 13, class_="soft"),
         ]
     height = 68 + len(layers) * row
     svg = element(

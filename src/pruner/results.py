@@ -89,6 +89,8 @@ class PruningResults(TypedDict):
     dry_run: bool
     strategy: str
     plan: dict[str, Any]
+    candidates: list[dict[str, Any]]
+    verification: dict[str, Any] | None
     warnings: list[str]
 
 

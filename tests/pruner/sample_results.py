@@ -102,6 +102,8 @@ def sample_results(
             "dry_run": outcome == "dry run",
             "strategy": "magnitude",
             "plan": {"version": 1, "remove": plan},
+            "candidates": [],
+            "verification": None,
             "warnings": [],
         },
         "verification_results": {

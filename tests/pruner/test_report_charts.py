@@ -69,7 +69,7 @@ def test_a_curve_goes_through_every_epoch_and_bears_a_constant() -> None:
 
 
 def test_the_picture_of_all_layers_is_a_file_of_its_own() -> None:
-    picture = layers_picture(LAYERS, "a <model>")
+    picture = layers_picture([(layer.name, layer.after, layer.before) for layer in LAYERS], "a <model>")
 
     root = ElementTree.fromstring(picture)  # noqa: S314 - our own picture
     assert root.tag == "{http://www.w3.org/2000/svg}svg"

@@ -1,0 +1,391 @@
+"""Track → recommend → prune → verify → report → store, in one call."""
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from importlib.util import find_spec
+from os import PathLike
+from pathlib import Path
+from typing import Any, cast
+
+from torch import nn
+
+from pruner import log
+from pruner.backup import Backup, by_reference
+from pruner.checkpoint import load_pruned, save_pruned
+from pruner.config import PruningConfig
+from pruner.current_map import current_map
+from pruner.engine import PruningEngine
+from pruner.environment import environment_of
+from pruner.metrics import compute_metrics, count_bytes, count_parameters
+from pruner.outputs import RunOutputs, start_run
+from pruner.report import build_report, write_report
+from pruner.report_charts import layers_picture
+from pruner.results import (
+    Measured,
+    Metrics,
+    Outcome,
+    PruningResults,
+    TrackingResults,
+    VerificationResults,
+    WorkflowResults,
+)
+from pruner.skeleton import skeleton
+from pruner.verification import FailedChecksError
+from tracker.batches import Batch, accuracy, evaluating, iter_batches
+from tracker.engine import NeuronEngine
+from tracker.errors import DataError
+from tracker.files import write_json, write_text
+from tracker.fingerprint import unwrapped
+from tracker.history import EpochRecord
+from tracker.neuron_map import NeuronMap
+from tracker.plots import plot_heatmap, plot_histograms
+from tracker.recommendations import Recommendations, load_recommendations
+
+COVARIANCE_BYTES = 32 * 2**20
+"""Redundant neurons are looked for where the covariances of all layers fit into so much; it costs little then."""
+
+Evaluate = Callable[[nn.Module], float | Mapping[str, float]]
+"""A quality of your own, of which more is better: a number, or numbers by name."""
+
+_UNVERIFIED: VerificationResults = {
+    "checks": [],
+    "summary": {"passed": 0, "total": 0, "overall_success": False},
+    "not_checked": [],
+}
+
+
+class IntegratedTrackingPruningWorkflow:
+    """Tracks a model on data, recommends, prunes, verifies, and stores everything with a report.
+
+    Run again on the same model, `strategy.target_sparsity` still is a share of the model as it was at first.
+
+    Args:
+        config: a configuration; by default `create_default_config()`.
+        output_dir: where the six folders of outputs are made (see `pruner.outputs`).
+        tracker: an engine that watched the model in training; the epochs it logged then are in the report.
+    """
+
+    def __init__(
+        self,
+        config: PruningConfig | None = None,
+        output_dir: str | PathLike[str] = "outputs",
+        *,
+        tracker: NeuronEngine | None = None,
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self.pruner = PruningEngine(config=config, output_dir=self.output_dir)
+        self.tracker = tracker
+
+    def run_complete_workflow(
+        self,
+        model: nn.Module,
+        data_loader: Iterable[Any],
+        model_name: str = "model",
+        auto_prune: bool = True,
+        *,
+        evaluate: Evaluate | None = None,
+        recommendations: Recommendations | Mapping[str, Any] | str | Path | None = None,
+        base: str | None = None,
+    ) -> WorkflowResults:
+        """Make `model` smaller, in place, and prove it right; the model stays as it is unless all of it succeeds.
+
+        Args:
+            model: the model. Its mode, gradients and the random numbers are afterwards as before.
+            data_loader: batches that can be gone through several times. With class indices as targets, accuracy is
+                measured on them.
+            model_name: what the run's files are called.
+            auto_prune: False stops after a dry run: the report then says what would be removed.
+            evaluate: measures your own quality of the model it is given, before and after. What it calls "accuracy",
+                a share from 0 to 1, takes the place of the accuracy on `data_loader`.
+            recommendations: recommendations made earlier, or their file; the model is then not tracked again.
+            base: how to build the original model ("module:callable", "timm:NAME", …), stored with the pruned one.
+
+        Returns:
+            See `pruner.results.WorkflowResults`.
+
+        Raises:
+            StorageError: an output cannot be written; known before anything is done to the model, where possible.
+            DataError: an empty loader, one that can be gone through only once, NaN or Inf in data, weights or metrics.
+            RecommendationError, PlanError, DiscoveryError, ConfigError: as `PruningEngine` raises them.
+            FailedChecksError: the pruned model failed a check; the report says which, with the numbers.
+
+        After any error, `KeyboardInterrupt` included, the model is as it was, bit for bit.
+        """
+        bare = unwrapped(model)
+        batch = _first_batch(bare, data_loader)
+        log.configure(self.pruner.config.logging, self.output_dir)
+        outputs = start_run(self.output_dir, model_name, model_bytes=count_bytes(bare))
+        backup = Backup(bare, keep=by_reference)
+        try:
+            run = _Run(bare, data_loader, batch, model_name, outputs, self.pruner.config, evaluate, base)
+            return self._run(run, recommendations, auto_prune)
+        except BaseException:
+            backup.restore(bare)
+            shutil.rmtree(outputs.pruned_model, ignore_errors=True)
+            with suppress(OSError):  # it is not empty, once the original model is in it
+                outputs.original_model.rmdir()
+            raise
+
+    def _run(
+        self,
+        run: "_Run",
+        given: Recommendations | Mapping[str, Any] | str | Path | None,
+        auto_prune: bool,
+    ) -> WorkflowResults:
+        with run.step("track"):
+            neurons = current_map(run.model, run.data_loader)
+            if given is None:
+                advice, tracking = self._tracked(run, neurons)
+            else:
+                advice = load_recommendations(given)
+                tracking = _tracking(neurons, advice, batches=0, history=())
+        with run.step("store"):
+            run.write("recommendations", run.outputs.recommendations, advice.model_dump(mode="json"))
+            run.save(run.model, run.outputs.original_model, "original_model")
+        with run.step("measure"):
+            quality = run.quality_of(run.model)
+        try:
+            with run.step("prune and verify"):
+                pruning = cast(
+                    PruningResults,
+                    self.pruner.prune_by_recommendations(
+                        run.model,
+                        advice,
+                        dry_run=not auto_prune,
+                        data_loader=run.data_loader,
+                        store=lambda pruned: run.save(pruned, run.outputs.pruned_model, "pruned_model"),
+                    ),
+                )
+        except FailedChecksError as failed:
+            pruning = _put_back(run, neurons, failed)
+            verification = cast(VerificationResults, failed.report.to_json())
+            del run.written["pruned_model"]
+            report = run.finish(advice, tracking, pruning, verification, quality, "restored")["report"]
+            failed.hint = f"{failed.hint} See {report['html']}."
+            raise
+        verification = cast(VerificationResults, pruning["verification"]) if pruning["verification"] else _UNVERIFIED
+        return run.finish(advice, tracking, pruning, verification, quality, _outcome(pruning))
+
+    def _tracked(self, run: "_Run", neurons: NeuronMap) -> tuple[Recommendations, TrackingResults]:
+        covariances = sum(8 * (group.size + 1) ** 2 for group in neurons if group.exact)
+        engine = self.tracker or NeuronEngine(self.output_dir, covariance=covariances <= COVARIANCE_BYTES)
+        tracker = engine.track_model(run.model)
+        stats = tracker.observe(run.data_loader, neurons)
+        threshold = run.config.thresholds.firing_frequency_threshold
+        advice = tracker.recommend(firing_frequency_threshold=threshold)
+        if find_spec("matplotlib") and stats:
+            run.draw("activity_heatmap.png", lambda path: plot_heatmap(stats, path))
+            run.draw("activity_histograms.png", lambda path: plot_histograms(stats, path))
+        return advice, _tracking(neurons, advice, stats.batches, tracker.history.epochs)
+
+
+def create_simple_workflow(
+    model: nn.Module,
+    data_loader: Iterable[Any],
+    model_name: str = "model",
+    config: PruningConfig | None = None,
+    *,
+    output_dir: str | PathLike[str] = "outputs",
+    evaluate: Evaluate | None = None,
+) -> WorkflowResults:
+    """The whole workflow in one call; see `IntegratedTrackingPruningWorkflow.run_complete_workflow`."""
+    workflow = IntegratedTrackingPruningWorkflow(config, output_dir)
+    return workflow.run_complete_workflow(model, data_loader, model_name, evaluate=evaluate)
+
+
+@dataclass
+class _Run:
+    """One run on its way: what it is about, what it wrote, and how long its steps took."""
+
+    model: nn.Module
+    data_loader: Iterable[Any]
+    batch: Batch
+    model_name: str
+    outputs: RunOutputs
+    config: PruningConfig
+    evaluate: Evaluate | None
+    base: str | None
+    started: datetime = field(default_factory=lambda: datetime.now().astimezone())
+    seconds: dict[str, float] = field(default_factory=dict)
+    written: dict[str, str] = field(default_factory=dict)
+    dense: nn.Module = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.dense = skeleton(self.model)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Add the time that the block takes to the step called `name`."""
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def write(self, what: str, path: Path, data: Any) -> None:
+        """Write JSON, and remember that it was written."""
+        write_json(path, data)
+        self.written[what] = str(path)
+
+    def save(self, model: nn.Module, directory: Path, what: str) -> Path:
+        """Store a model, and remember where."""
+        save_pruned(model, directory, base=self.base, provenance={"run": self.outputs.name})
+        self.written[what] = str(directory)
+        return directory
+
+    def quality_of(self, model: nn.Module) -> dict[str, float]:
+        """Accuracy, where the data have targets for it, and what the caller measures, by name."""
+        found: dict[str, float] = {}
+        if (share := accuracy(model, self.data_loader)) is not None:
+            found["accuracy"] = share
+        if self.evaluate is not None:
+            with evaluating(model):
+                own = self.evaluate(model)
+            found |= own if isinstance(own, Mapping) else {"quality": own}
+        for name, value in found.items():
+            if not math.isfinite(value):
+                raise DataError(f"The metric '{name}' is {value}.", hint="Look at the data and at `evaluate`.")
+        return {name: float(value) for name, value in found.items()}
+
+    def finish(
+        self,
+        advice: Recommendations,
+        tracking: TrackingResults,
+        pruning: PruningResults,
+        verification: VerificationResults,
+        quality: Mapping[str, float],
+        outcome: Outcome,
+    ) -> WorkflowResults:
+        """Measure what came of it, and write everything down."""
+        with self.step("measure"):
+            metrics = self._metrics(pruning, quality, changed=outcome == "pruned")
+        self.write("plan", self.outputs.plan, pruning["plan"])
+        self.write("pruning", self.outputs.pruning, {"pruning_results": pruning, "metrics": metrics})
+        self.write("verification", self.outputs.verification, verification)
+        results: WorkflowResults = {
+            "run": {
+                "name": self.outputs.name,
+                "model_name": self.model_name,
+                "model": type(self.model).__name__,
+                "started": self.started.isoformat(timespec="seconds"),
+                "seconds": self.seconds,
+                "outcome": outcome,
+            },
+            "tracking_results": tracking,
+            "recommendations": advice.model_dump(mode="json"),
+            "pruning_results": pruning,
+            "verification_results": verification,
+            "metrics": metrics,
+            "environment": environment_of(self.model, self.batch, self.config.model_dump(mode="json")),
+            "report": {},
+            "outputs": self.written,
+        }
+        sizes = [(name, layer["size"]) for name, layer in tracking["layers"].items()]
+        rows = [(name, pruning["layers"][name]["after"] if name in pruning["layers"] else n, n) for name, n in sizes]
+        self.draw("layers.svg", lambda path: write_text(path, layers_picture(rows, self.model_name)))
+        results["report"] = write_report(build_report(results), self.outputs)
+        log.logger.info("Report: %s", results["report"]["html"])
+        return results
+
+    def _metrics(self, pruning: PruningResults, before: Mapping[str, float], changed: bool) -> Metrics:
+        """Both models side by side. The original is read back from the file: then that is known to work, too."""
+        if not changed:
+            measured = compute_metrics(self.model, self.model)
+            before_only = _measured(measured, "original", pruning["neurons_before"], before)
+            return {"before": before_only, "after": None, "custom": {}}
+        device = next(self.model.parameters()).device
+        original = load_pruned(self.outputs.original_model, self.dense).to(device)
+        measured = compute_metrics(self.model, original)
+        return {
+            "before": _measured(measured, "original", pruning["neurons_before"], before),
+            "after": _measured(measured, "pruned", pruning["neurons_after"], self.quality_of(self.model)),
+            "custom": measured["custom"],
+        }
+
+    def draw(self, name: str, write: Callable[[Path], object]) -> None:
+        """Write a picture, and remember that it was written."""
+        path = self.outputs.visualization(name)
+        write(path)
+        self.written[name.partition(".")[0]] = str(path)
+
+
+def _first_batch(model: nn.Module, data_loader: Iterable[Any]) -> Batch:
+    """The first batch, read before anything is done; raises `DataError` for data that cannot be used."""
+    if isinstance(data_loader, Iterator):
+        raise DataError(
+            f"The data loader is a {type(data_loader).__name__}, which can be gone through only once.",
+            hint="Give a DataLoader or a list of batches: the data are needed to track and again to verify.",
+        )
+    with evaluating(model):
+        return next(iter_batches(data_loader, model))
+
+
+def _tracking(
+    neurons: NeuronMap, advice: Recommendations, batches: int, history: Iterable[EpochRecord]
+) -> TrackingResults:
+    """What is known of every layer. Recommendations made by hand carry no activity."""
+    firing = {
+        name: list(layer.activity.firing_frequency)
+        for name, layer in advice.layers.items()
+        if layer.activity is not None
+    }
+    return {
+        "neurons": neurons.neurons,
+        "batches": batches,
+        "layers": {
+            group.name: {
+                "size": group.size,
+                "kind": group.kind,
+                "exact": group.exact,
+                "note": group.note,
+                "firing_frequency": firing.get(group.name),
+            }
+            for group in neurons
+        },
+        "frozen": [{"name": entry.name, "size": entry.size, "reason": entry.reason} for entry in neurons.frozen],
+        "operators_without_rule": dict(neurons.operators_without_rule),
+        "history": [{"epoch": e.epoch, "loss": e.loss, "accuracy": e.accuracy} for e in history],
+    }
+
+
+def _measured(measured: Mapping[str, Any], which: str, neurons: int, quality: Mapping[str, float]) -> Measured:
+    """One side of `compute_metrics`."""
+    return {
+        "neurons": neurons,
+        "parameters": measured["model_size"][f"{which}_parameters"],
+        "bytes": measured["model_size"][f"{which}_bytes"],
+        "flops": measured["flops"][which] or None,
+        "latency_ms": measured["latency_ms"][which],
+        "accuracy": quality.get("accuracy"),
+        "quality": {name: value for name, value in quality.items() if name != "accuracy"},
+    }
+
+
+def _put_back(run: _Run, neurons: NeuronMap, failed: FailedChecksError) -> PruningResults:
+    """The pruning results of a run in which a check failed: nothing was removed."""
+    parameters = count_parameters(run.model)
+    return {
+        "neurons_pruned": 0,
+        "neurons_before": neurons.neurons,
+        "neurons_after": neurons.neurons,
+        "reduction": 0.0,
+        "layers_affected": 0,
+        "layers": {},
+        "parameters_before": parameters,
+        "parameters_after": parameters,
+        "dry_run": False,
+        "strategy": run.config.strategy.default_strategy,
+        "plan": failed.plan.to_json(),
+        "candidates": [],
+        "verification": None,
+        "warnings": [str(failed)],
+    }
+
+
+def _outcome(pruning: PruningResults) -> Outcome:
+    if not pruning["neurons_pruned"]:
+        return "nothing to remove"
+    return "dry run" if pruning["dry_run"] else "pruned"
