@@ -41,7 +41,7 @@ class GroupActivity:
     `count` values were seen of every neuron: samples times tokens or pixels, times the positions that belong to a
     neuron (a head has head_dim of them), over all of its consumers. `variance` is that of the population.
     `firing_frequency` is the share of values that fired: that were not zero or, where the layer's activations go below
-    zero, that exceeded 1 % of the mean magnitude of those around them.
+    zero, that exceeded a tenth of the mean magnitude of those around them.
     """
 
     name: str

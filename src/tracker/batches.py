@@ -187,13 +187,17 @@ def accuracy(model: nn.Module, data_loader: Iterable[Any]) -> float | None:
 
 @dataclass(frozen=True)
 class _Signature:
-    """What a forward takes: names that may be keywords, and how many positional inputs it takes and requires."""
+    """What a forward takes: names that may be keywords, and how many positional inputs it takes and requires.
+
+    `may_be_mapping`: its one required argument is not said to be a tensor.
+    """
 
     names: tuple[str, ...]
     needed: tuple[str, ...]
     positional: int
     required: int
     any_keyword: bool
+    may_be_mapping: bool
 
     @classmethod
     def of(cls, model: nn.Module) -> _Signature:
@@ -207,13 +211,14 @@ class _Signature:
             positional=1_000 if any_position else len(plain),
             required=len(needed),
             any_keyword=any(p.kind is p.VAR_KEYWORD for p in parameters),
+            may_be_mapping=len(needed) == 1 and needed[0].annotation not in (Tensor, "Tensor", "torch.Tensor"),
         )
 
 
 def _from_mapping(batch: Mapping[Any, Any], takes: _Signature) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
     target = next((batch[name] for name in LABELS if name in batch), None)
     missing = [name for name in takes.needed if name not in batch]
-    if len(takes.needed) == 1 and missing and not set(takes.names) & set(batch):
+    if missing and takes.may_be_mapping and not set(takes.names) & set(batch):
         return (dict(batch),), {}, target
     kwargs = {key: value for key, value in batch.items() if key not in LABELS or key in takes.names}
     unknown = [key for key in kwargs if not isinstance(key, str) or (key not in takes.names and not takes.any_keyword)]

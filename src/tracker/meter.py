@@ -16,7 +16,7 @@ from tracker.errors import DataError
 from tracker.moments import Row, merge
 
 # Where activations go below zero, one fires when it exceeds this share of the mean magnitude around it.
-FIRING_SHARE = 0.01
+FIRING_SHARE = 0.1
 
 # Values that are worked on together: few enough to stay in a processor's cache over the seven passes, enough to be
 # worth the calls. Accelerators take larger bites.
