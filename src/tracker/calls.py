@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._pytree import tree_leaves
 
-from tracker.sizes import Tracked, sources
+from tracker.sizes import Tracked
+from tracker.subscripts import Bounds, cuts, resolved
 
 if TYPE_CHECKING:
     from tracker.flow import Flow
@@ -24,12 +25,13 @@ SHAPE_GETTER = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
 # Written in Python inside of torch, these compute sizes themselves, out of our sight: all their sizes are constants.
 _COMPUTES_SIZES = (functional.multi_head_attention_forward, functional.local_response_norm)
 _PIECES = frozenset({"split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk", "unsafe_chunk"})
-_NUMBERS = frozenset(
-    "add sub subtract mul multiply div divide true_divide floor_divide remainder fmod pow float_power rsub fill_ full "
-    "full_like new_full tensor as_tensor scalar_tensor arange linspace logspace range clamp clamp_min clamp_max "
-    "__add__ __radd__ __iadd__ __sub__ __rsub__ __isub__ __mul__ __rmul__ __imul__ __truediv__ __rtruediv__ "
-    "__itruediv__ __floordiv__ __pow__ __rpow__ add_ sub_ mul_ div_ pow_ addcmul addcdiv lerp".split()
-)
+# The arguments, by name and position, whose meaning an operator's rule knows.
+_SIZE_ARGUMENTS: Mapping[str, tuple[str, int]] = {
+    "layer_norm": ("normalized_shape", 1),
+    "rms_norm": ("normalized_shape", 1),
+    "group_norm": ("num_groups", 1),
+    **{f"conv{transpose}{n}d": ("groups", 6) for transpose in ("", "_transpose") for n in (1, 2, 3)},
+}
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,17 @@ class Call:
     args: Sequence[Any] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     constant_sizes: bool = False
+    cuts: list[Bounds] = field(default_factory=list)
 
     @classmethod
     def of(cls, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
         """A call about to be made."""
-        return cls(getattr(func, "__name__", ""), args, kwargs, func in _COMPUTES_SIZES)
+        call = cls(getattr(func, "__name__", ""), args, kwargs, func in _COMPUTES_SIZES)
+        if call.name in ("__getitem__", "__setitem__"):
+            call.cuts.extend(cuts(args[0].shape, args[1]))
+        elif call.name == "narrow" and isinstance(start := call.argument("start", 2), int):
+            call.cuts.append((start, start + call.argument("length", 3)))
+        return call
 
     def argument(self, name: str, position: int, default: Any = None) -> Any:
         """An argument by name or position."""
@@ -57,27 +65,16 @@ class Call:
         """Whether the code itself says how a tensor is split."""
         return self.name in _PIECES
 
-    def bounds(self, start: int, stop: int, size: int) -> tuple[Any, Any] | None:
-        """The bounds of a slice as the code gave them, origin included; None where the code named no slice."""
-        for given in self._slices():
-            first = 0 if given.start is None else given.start
-            last = size if given.stop is None else given.stop
-            if _within(first, size) == start and _within(last, size) == stop:
-                return first, last
+    def bounds(self, start: int, stop: int, size: int) -> Bounds | None:
+        """The bounds of a slice as the code gave them, origin included; None where the code named no slice.
+
+        One subscript may cut several axes; the operators cut them one after the other.
+        """
+        while self.cuts:
+            bounds = self.cuts.pop(0)
+            if resolved(bounds, size) == (start, stop):
+                return bounds
         return None
-
-    def _slices(self) -> list[slice]:
-        if self.name in ("__getitem__", "__setitem__"):
-            index = self.args[1]
-            return [item for item in (index if isinstance(index, tuple) else (index,)) if isinstance(item, slice)]
-        if self.name == "narrow":
-            start, length = self.argument("start", 2), self.argument("length", 3)
-            return [slice(start, start + length)] if isinstance(start, int) else []
-        return []
-
-
-def _within(bound: int, size: int) -> int:
-    return min(max(bound + size if bound < 0 else bound, 0), size)
 
 
 def reads_its_input(module: nn.Module) -> int | None:
@@ -104,14 +101,16 @@ _CONVOLUTIONS: Mapping[type[nn.Module], int] = {
 
 
 def interpret(flow: Flow, call: Call, out: Any) -> None:
-    """What a finished call says about sizes."""
+    """What a finished call says about sizes. A size given to a function that does not take it as one is a number."""
     reading = _READINGS.get(call.name)
     if reading is not None:
         reading(flow, call, out)
-    elif call.name in _NUMBERS:
-        for value in tree_leaves((tuple(call.args), dict(call.kwargs))):
-            if isinstance(value, Tracked) and any(True for _ in sources(value.expression)):
-                value.number()
+        return
+    known = call.argument(*_SIZE_ARGUMENTS[call.name]) if call.name in _SIZE_ARGUMENTS else None
+    understood = {id(leaf) for leaf in tree_leaves(known)}
+    for value in tree_leaves((tuple(call.args), dict(call.kwargs))):
+        if isinstance(value, Tracked) and id(value) not in understood:
+            value.number()
 
 
 def _sizes(call: Call, position: int, keyword: str) -> Sequence[Any]:
@@ -169,6 +168,21 @@ def _split(flow: Flow, call: Call, out: Any) -> None:
             flow.fix(piece, axis, f"`split` into pieces of the constant size {given}")
 
 
+def _subscript(flow: Flow, call: Call, out: Any) -> None:
+    """The bounds are read where the slices are made; a size that is written into a tensor is a number."""
+    written = call.argument("value", 2) if call.name == "__setitem__" else None
+    if isinstance(written, Tracked):
+        written.number()
+
+
+def _export(flow: Flow, call: Call, out: Any) -> None:
+    flow.freeze(call.args[0], f"leaves PyTorch by `{call.name}`")
+
+
+def _count(flow: Flow, call: Call, out: Any) -> None:
+    flow.fix(call.args[0], 0, "is counted by `len`")
+
+
 def _chunk(flow: Flow, call: Call, out: Any) -> None:
     tie_pieces(flow, out, call.argument("dim", 2, 0))
 
@@ -202,4 +216,11 @@ _READINGS: Mapping[str, Callable[[Flow, Call, Any], None]] = {
     "unsafe_split_with_sizes": _split,
     "chunk": _chunk,
     "unsafe_chunk": _chunk,
+    "__getitem__": _subscript,
+    "__setitem__": _subscript,
+    "narrow": _subscript,
+    "tolist": _export,
+    "numpy": _export,
+    "__array__": _export,
+    "__len__": _count,
 }

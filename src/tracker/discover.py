@@ -16,11 +16,11 @@ from tracker import fake, trial
 from tracker.errors import DiscoveryError
 from tracker.example_inputs import HOW_TO_GIVE_INPUTS, Call, candidate_calls, first_batch_call, given_call
 from tracker.fingerprint import structure_fingerprint, unwrapped
-from tracker.flow import Flow, freeze_outputs
+from tracker.flow import Equation, Flow, freeze_outputs
 from tracker.flow import run as run_with_labels
 from tracker.groups import LabelledSite, frozen_parts, group
 from tracker.integers import integers_of, solve
-from tracker.labels import Block
+from tracker.labels import Block, Grid
 from tracker.layer_integers import layer_integers
 from tracker.neuron_map import Frozen, Integer, NeuronGroup, NeuronMap
 from tracker.resolve import resolve
@@ -68,7 +68,10 @@ def neurons_of(
     model: nn.Module, neurons: NeuronMap | None = None, *, data_loader: Iterable[Any] | None = None
 ) -> NeuronMap:
     """The map given, else the one last discovered for this very model, else a new one."""
-    return neurons or last_discovered(model) or discover(model, data_loader=data_loader)
+    for found in (neurons, last_discovered(model)):
+        if found is not None:  # a map without groups is false, and an answer
+            return found
+    return discover(model, data_loader=data_loader)
 
 
 def last_discovered(model: nn.Module) -> NeuronMap | None:
@@ -163,6 +166,9 @@ def _trace_with(model: nn.Module, call: Call, *, real: bool) -> tuple[Flow, list
         inputs = stand_in_call(call)
         for tensor in _input_tensors(inputs):
             flow.set_static(tensor, False)
+        by_site = {site: labelled.labels for labelled in sites for site in labelled.sites}
+        for expression, counted in layer_integers(model, by_site):
+            flow.equations.append(Equation(expression, Grid(counted), 0, "its own layer"))
         _track_integers(flow, model)
         try:
             freeze_outputs(flow, run_with_labels(flow, model, lambda: fake.run(model, stand_in, inputs)))
@@ -202,8 +208,7 @@ def _map(model: nn.Module, flow: Flow, sites: list[LabelledSite]) -> NeuronMap:
         model=type(model).__name__,
         operators_without_rule=dict(flow.operators_without_rule),
     )
-    kept = _refuse(whole, refused)
-    return replace(kept, integers=(*kept.integers, *layer_integers(model, kept.groups, kept.integers)))
+    return _refuse(whole, refused)
 
 
 def _refuse(neurons: NeuronMap, refused: Mapping[str, str]) -> NeuronMap:

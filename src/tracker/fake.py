@@ -61,16 +61,6 @@ def stand_ins(
         )
 
 
-def works(model: nn.Module, call: Call) -> bool:
-    """Whether the model runs on fake tensors; one that branches on values or calls `.item()` does not."""
-    try:
-        with left_as_found(model), stand_ins(model) as (stand_in, stand_in_call):
-            run(model, stand_in, stand_in_call(call))
-    except Exception:  # noqa: BLE001 (any failure of the model's own code is the answer)
-        return False
-    return True
-
-
 def run(model: nn.Module, stand_in: Mapping[str, Tensor], call: Call) -> Any:
     """The model's forward with stand-ins in place of its tensors."""
     return functional_call(model, dict(stand_in), call.args, call.kwargs, tie_weights=True)
@@ -103,13 +93,15 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def unfused() -> Iterator[None]:
     """Attention and recurrent layers run as the operators they consist of, not as one that hides what reads what."""
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
+    backends: Any = torch.backends
+    before = backends.mha.get_fastpath_enabled(), backends.mkldnn.enabled
+    backends.mha.set_fastpath_enabled(False)
+    backends.mkldnn.enabled = False
     try:
-        with torch.backends.mkldnn.flags(enabled=False):
-            yield
+        yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
+        backends.mha.set_fastpath_enabled(before[0])
+        backends.mkldnn.enabled = before[1]
 
 
 @contextmanager

@@ -176,8 +176,8 @@ class Flow:
             self.space.freeze(a if b is None else b, self.located(reason))  # type: ignore[arg-type]
         return b if a is None else a
 
-    def contract(self, x: Tensor, x_axis: int, weight: Tensor, weight_axis: int, out_axis: int) -> None:
-        """A contraction of `x` with `weight` over one axis; the output keeps the weight's axis `out_axis`."""
+    def contract(self, x: Tensor, x_axis: int, weight: Tensor, weight_axis: int, out_axis: int | None) -> None:
+        """A contraction of `x` with `weight` over one axis; the output keeps the weight's axis `out_axis`, if any."""
         if self.vector(x, x_axis) is None and self.vector(weight, weight_axis) is None:
             self.note_writer(weight, out_axis)
             return
@@ -192,9 +192,9 @@ class Flow:
             self.fix(x, x_axis, "is contracted with another activation")
             self.fix(weight, weight_axis, "is contracted with another activation")
 
-    def note_writer(self, weight: Tensor, out_axis: int) -> None:
+    def note_writer(self, weight: Tensor, out_axis: int | None) -> None:
         """The weight writes what its axis `out_axis` indexes."""
-        if self.is_static(weight) and (written := self.vector(weight, out_axis)) is not None:
+        if out_axis is not None and self.is_static(weight) and (written := self.vector(weight, out_axis)) is not None:
             self.written.append(Writing(written, self.frames[-1].name, self.operator))
 
     def note_reader(self, x: Tensor, axis: int, read: Labels, site: Labels) -> None:
@@ -234,11 +234,12 @@ class Flow:
     def explain(self, tensor: Tensor, axis: int, size: Any) -> None:
         """The code gave `size` for this axis: a constant fixes it, an expression must hold after a removal too."""
         found = self.axis_of(tensor, axis)
-        if found is None or not isinstance(size, int) or size == -1:
-            return
         if isinstance(size, Tracked):
-            self.explain_axis(size.expression, *found)
-        else:
+            if found is None:  # the axis keeps its size, so the expression must keep its value
+                size.number()
+            else:
+                self.explain_axis(size.expression, *found)
+        elif found is not None and (isinstance(size, Tensor) or size != -1):
             self.fix(tensor, axis, f"`{self.call.name}` gives it the constant size {int(size)}")
 
     def explain_axis(self, expression: Expression, grid: Grid, axis: int) -> None:
@@ -309,7 +310,7 @@ class _Functions(TorchFunctionMode):
         if func is Tensor.size:
             axis = args[1] if len(args) > 1 else kwargs.get("dim")
             return torch.Size(flow.tracked_shape(args[0])) if axis is None else flow.tracked_size(args[0], axis)
-        if func is Tensor.numel:
+        if func in (Tensor.numel, Tensor.nelement, torch.numel):
             count: int = 1
             for size in flow.tracked_shape(args[0]):
                 count = size * count

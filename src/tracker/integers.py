@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,8 @@ from tracker.neuron_map import Integer
 from tracker.resolve import Components
 from tracker.sizes import Arithmetic, Attribute, Expression, Size, evaluate, sources
 
-_DRAWS = 4
+_DRAWS = 6
+_CORNERS = 3  # of expressions in at most so many groups, all combinations of least and most are tried
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class _System:
         self.value_of, self.refused = value_of, refused
         random = np.random.default_rng(0)
         self.draws = [np.zeros(len(sizes), dtype=np.int64)]
+        self.draws += [np.maximum(sizes - 1, 0)]
         self.draws += [random.integers(0, np.maximum(sizes, 1)) for _ in range(_DRAWS)]
         self.known: dict[Attribute, Form] = {}
         self.forms: dict[tuple[int, int], Form] = {}
@@ -91,6 +94,8 @@ class _System:
         for equation, form in equations:
             if isinstance(equation.expression, Attribute):
                 self._direct(equation, equation.expression, form, found)
+        for use in self.flow.numbers:
+            self._kept_equal(use.expression)
         for equation, form in equations:
             if not self._holds(equation.expression, form) and not self._solved(equation.expression, form):
                 computed = f"{equation.where} from {_described(equation.expression)}"
@@ -100,7 +105,7 @@ class _System:
         for use in self.flow.numbers:
             if not self._constant(use.expression):
                 for group in self._groups_in(use.expression):
-                    found.setdefault(group, f"its size is used as a number at {use.where}")
+                    found.setdefault(group, f"its size is {_used(use.expression)} at {use.where}")
         return found
 
     def form(self, grid: Grid, axis: int) -> Form:
@@ -133,6 +138,15 @@ class _System:
             for group in _differing(before.per_neuron, form.per_neuron):
                 found.setdefault(group, f"`{attribute}` also gives the size of something else (in {equation.where})")
 
+    def _kept_equal(self, expression: Expression) -> None:
+        """An attribute that the code compares with a size, and found equal, is meant to be that size."""
+        if isinstance(expression, Arithmetic) and expression.operator == "compare":
+            for attribute, size in (expression[1:], expression[:0:-1]):
+                if isinstance(attribute, Attribute) and isinstance(size, Size) and attribute not in self.known:
+                    form = self.form(*self.flow.sizes[size.number])
+                    if form.total == self.value_of(attribute):
+                        self.known[attribute] = form
+
     def _value(self, source: Attribute | Size, removed: NDArray[np.int64]) -> int:
         if isinstance(source, Size):
             return self.form(*self.flow.sizes[source.number]).after(removed)
@@ -149,7 +163,15 @@ class _System:
             return None
 
     def _constant(self, expression: Expression) -> bool:
-        return len({self._at(expression, removed) for removed in self.draws}) == 1
+        """Whether a number, or the outcome of a comparison, is the same after any removal."""
+        groups = sorted(self._groups_in(expression))
+        corners = product((False, True), repeat=len(groups)) if len(groups) <= _CORNERS else ()
+        draws = [*self.draws]
+        for corner in corners:
+            draws.append(np.zeros_like(self.sizes))
+            draws[-1][[group for group, most in zip(groups, corner, strict=True) if most]] = 1
+            draws[-1] *= np.maximum(self.sizes - 1, 0)
+        return len({self._at(expression, removed) for removed in draws}) == 1
 
     def _solved(self, expression: Expression, form: Form) -> bool:
         """Whether letting one unknown attribute fall in proportion makes the equation hold."""
@@ -188,6 +210,11 @@ def integers_of(solution: Mapping[Attribute, Form], names: list[str]) -> tuple[I
 
 def _differing(a: Mapping[int, int], b: Mapping[int, int]) -> list[int]:
     return [group for group in {**a, **b} if a.get(group) != b.get(group)]
+
+
+def _used(expression: Expression) -> str:
+    compared = isinstance(expression, Arithmetic) and expression.operator == "compare"
+    return "compared with another number" if compared else "used as a number"
 
 
 def _described(expression: Expression) -> str:

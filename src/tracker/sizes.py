@@ -2,16 +2,18 @@
 
 While a model is traced, its integer attributes and the sizes of labelled axes are `Tracked`: an `int` that carries an
 expression. Seen again as an argument of `view`, `split` or `expand`, it tells which attribute a size came from; turned
-into a float, it tells that a *number* depends on a size, which no shape check would notice.
+into a float or compared, it tells that a *number* or a branch depends on a size, which no shape check would notice.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, SupportsIndex, Union
 
+import torch
 from torch import nn
 
 
@@ -33,7 +35,7 @@ class Size(NamedTuple):
 
 
 class Arithmetic(NamedTuple):
-    """An operation on two expressions."""
+    """An operation on two expressions; "compare" gives the sign of their difference."""
 
     operator: str
     left: Expression
@@ -49,7 +51,9 @@ _OPERATORS: Mapping[str, Callable[[int, int], int]] = {
     "mul": int.__mul__,
     "floordiv": int.__floordiv__,
     "mod": int.__mod__,
+    "compare": lambda left, right: (left > right) - (left < right),
 }
+_COMPARISONS = ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__")
 
 
 class Tracked(int):
@@ -66,7 +70,7 @@ class Tracked(int):
 
     def number(self) -> int:
         """Used as a number: report it, and forget the origin."""
-        self.notice(self.expression, _caller())
+        self.notice(self.expression, place())
         return int.__int__(self)
 
     def __float__(self) -> float:
@@ -84,6 +88,22 @@ class Tracked(int):
     def __rpow__(self, other: Any, modulo: Any = None) -> Any:
         return pow(other, self.number(), modulo)
 
+    def __neg__(self) -> Tracked:
+        match self.expression:
+            case Arithmetic("mul", -1, inner):
+                return Tracked(-int(self), inner, self.notice)
+            case inner:
+                return Tracked(-int(self), Arithmetic("mul", -1, inner), self.notice)
+
+    def __pos__(self) -> Tracked:
+        return self
+
+    def __divmod__(self, other: Any) -> Any:
+        return self // other, self % other
+
+    def __rdivmod__(self, other: Any) -> Any:
+        return other // self, other % self
+
     def __reduce__(self) -> tuple[type[int], tuple[int]]:
         return int, (int.__int__(self),)
 
@@ -91,7 +111,7 @@ class Tracked(int):
         return int.__int__(self)
 
 
-def _install(name: str) -> None:
+def _install_operator(name: str) -> None:
     """Give `Tracked` one arithmetic operator in both directions."""
     plain = _OPERATORS[name]
 
@@ -111,8 +131,24 @@ def _install(name: str) -> None:
     setattr(Tracked, f"__r{name}__", backward)
 
 
-for _name in _OPERATORS:
-    _install(_name)
+def _install_comparison(name: str) -> None:
+    """Let `Tracked` tell what it is compared with: the code goes another way where the outcome changes."""
+    plain = getattr(int, name)
+
+    def compare(self: Tracked, other: Any) -> Any:
+        if isinstance(other, float):
+            return getattr(float(self.number()), name)(other)
+        if isinstance(other, int):
+            self.notice(Arithmetic("compare", self.expression, expression_of(other)), place())
+        return plain(self, other)
+
+    setattr(Tracked, name, compare)
+
+
+for _name in _OPERATORS.keys() - {"compare"}:
+    _install_operator(_name)
+for _name in _COMPARISONS:
+    _install_comparison(_name)
 
 
 def _is_plain_or_tracked(value: Any) -> bool:
@@ -187,9 +223,13 @@ def _replaced(value: Any, path: tuple[str | int, ...], new: Any) -> Any:
     return type(value)(_replaced(v, tuple(rest), new) if i == step else v for i, v in enumerate(value))
 
 
-def _caller() -> str:
-    """File and line of the model's code that is running: the first frame outside of this file."""
+# Not the model's own code: ours and PyTorch's.
+_BETWEEN = (str(Path(__file__).parent), str(Path(torch.__file__).parent))
+
+
+def place() -> str:
+    """File and line of the model's code that is running."""
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename == __file__:
+    while frame is not None and frame.f_code.co_filename.startswith(_BETWEEN):
         frame = frame.f_back
     return f"{frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno}" if frame else "unknown"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence, Sized
-from typing import Any
 
 import numpy as np
 from torch import nn
@@ -12,6 +11,7 @@ from torch import nn
 from tracker import fake
 from tracker.example_inputs import Call
 from tracker.neuron_map import NeuronGroup, NeuronMap
+from tracker.numbers import Numbers, Use, changed
 from tracker.sizes import read_path, write_path
 
 Removed = Mapping[str, int | Sized]
@@ -52,37 +52,30 @@ def integers_after(model: nn.Module, neurons: NeuronMap, removed: Removed) -> li
 
 
 def run(model: nn.Module, neurons: NeuronMap, removed: Removed, call: Call) -> str | None:
-    """Run the model with sliced shapes; None if it works, else what failed and in which module."""
-    try:
-        _forward(model, neurons, removed, call, real=False)
-    except Exception as error:  # noqa: BLE001 (whatever the model's code raises is the answer)
-        if fake.works(model, call):
-            return _failure(error)
-    else:
-        return None
-    try:
-        _forward(model, neurons, removed, call, real=True)
-    except Exception as error:  # noqa: BLE001 (likewise)
-        return _failure(error)
-    return None
+    """Run the model with sliced shapes; None if it does the same with fewer neurons, else what goes wrong and where."""
+    return _failure_without(removed, model, neurons, call, _numbers_of_whole(model, neurons, call))
 
 
 def refusals(model: nn.Module, neurons: NeuronMap, call: Call) -> dict[str, str]:
     """Groups whose removal breaks the model's own code, with what failed: found by trying classes of alike groups."""
-    for seed in range(2):
-        if run(model, neurons, _sample(neurons.groups, seed), call) is not None:
-            break
-    else:
+    numbers = _numbers_of_whole(model, neurons, call)
+
+    def failure(groups: Sequence[NeuronGroup]) -> str | None:
+        samples = (_sample(groups, seed) for seed in range(2))
+        errors = (_failure_without(removed, model, neurons, call, numbers) for removed in samples)
+        return next((error for error in errors if error is not None), None)
+
+    if failure(neurons.groups) is None:
         return {}
     refused: dict[str, str] = {}
     accepted: list[NeuronGroup] = []
     for alike in _classes(neurons.groups):
-        error = _try(model, neurons, [*accepted, *alike], call)
+        error = failure([*accepted, *alike])
         if error is None:
             accepted += alike
             continue
         for group in alike:
-            error = _try(model, neurons, [*accepted, group], call) if len(alike) > 1 else error
+            error = failure([*accepted, group]) if len(alike) > 1 else error
             if error is None:
                 accepted.append(group)
             else:
@@ -90,18 +83,37 @@ def refusals(model: nn.Module, neurons: NeuronMap, call: Call) -> dict[str, str]
     return refused
 
 
-def _try(model: nn.Module, neurons: NeuronMap, groups: Sequence[NeuronGroup], call: Call) -> str | None:
-    errors = (run(model, neurons, _sample(groups, seed), call) for seed in range(2))
-    return next((error for error in errors if error is not None), None)
+def _numbers_of_whole(model: nn.Module, neurons: NeuronMap, call: Call) -> list[Use] | None:
+    """The numbers in the whole model's forward; None where that looks at values, which fake tensors do not have."""
+    try:
+        return _forward(model, neurons, {}, call, real=False)
+    except Exception:  # noqa: BLE001 (whatever the model's code raises is the answer)
+        return None
 
 
-def _forward(model: nn.Module, neurons: NeuronMap, removed: Removed, call: Call, *, real: bool) -> Any:
+def _failure_without(
+    removed: Removed, model: nn.Module, neurons: NeuronMap, call: Call, numbers: Sequence[Use] | None
+) -> str | None:
+    """What goes wrong without these neurons, given the numbers of the whole model."""
+    try:
+        left = _forward(model, neurons, removed, call, real=numbers is None)
+    except Exception as error:  # noqa: BLE001 (likewise)
+        return _failure(error)
+    return None if numbers is None else changed(numbers, left)
+
+
+def _forward(model: nn.Module, neurons: NeuronMap, removed: Removed, call: Call, *, real: bool) -> list[Use]:
+    """Run the model's forward with sliced shapes; returns the numbers in it."""
     shapes = sliced_shapes(model, neurons, removed)
     integers = integers_after(model, neurons, removed)
     with fake.left_as_found(model), fake.stand_ins(model, shapes, real=real) as (stand_in, stand_in_call):
         for module, path, _, new in integers:
             write_path(model.get_submodule(module), path, new)
-        return fake.run(model, stand_in, stand_in_call(call))
+        inputs = stand_in_call(call)
+        numbers = Numbers()
+        with numbers:
+            fake.run(model, stand_in, inputs)
+    return numbers.uses
 
 
 def _sample(groups: Sequence[NeuronGroup], seed: int) -> dict[str, int]:

@@ -73,14 +73,19 @@ def baddbmm(flow: Flow, out: Tensor, bias: Tensor, x: Tensor, y: Tensor, **kwarg
 @operator_rule("mv")
 def mv(flow: Flow, out: Tensor, x: Tensor, vector: Tensor) -> None:
     """A matrix times a vector."""
-    flow.contract(x, 1, vector, 0, 0)
+    if flow.is_static(x) and not flow.is_static(vector):
+        flow.contract(vector, 0, x, 1, 0)
+    else:
+        flow.contract(x, 1, vector, 0, None)
     flow.put(out, axis_block(flow, flow.vector(x, 0), 0))
 
 
 @operator_rule("dot", "vdot")
 def dot(flow: Flow, out: Tensor, x: Tensor, y: Tensor) -> None:
     """A product of two vectors."""
-    flow.contract(x, 0, y, 0, 0)
+    if flow.is_static(x) and not flow.is_static(y):
+        x, y = y, x
+    flow.contract(x, 0, y, 0, None)
 
 
 @operator_rule("linear")
@@ -122,12 +127,17 @@ def convolution(
     *args: Any,
 ) -> None:
     """Convolution: plain, depthwise, grouped or transposed; its kernel keeps its size."""
+    given = flow.call.argument("groups", 6)
+    if isinstance(given, Tracked) and groups != x.shape[1]:
+        given.number()
     for axis in range(2, weight.dim()):
         flow.fix(weight, axis, KERNEL)
-        if x.dim() == weight.dim():
-            flow.fix(x, axis, "is an axis that is convolved over")
+        flow.fix(x, axis, "is an axis that is convolved over")
     writes, reads = (1, 0) if transposed else (0, 1)
-    flow.put(out, [block for block in flow.blocks(x) if block.axes == (0,)])
+    flow.put(out, axis_block(flow, flow.vector(x, 0), 0))
+    if groups > 1 and not flow.is_static(weight):
+        flow.fix(x, 1, "is convolved with another activation")
+        flow.fix(weight, reads, "is convolved with another activation")
     if groups == 1:
         flow.contract(x, 1, weight, reads, writes)
         written = flow.vector(weight, writes)
@@ -183,9 +193,10 @@ def _depthwise(
     """One group a channel: the number of groups must follow the channels."""
     if columns is not None:  # a channel multiplier keeps its size
         flow.space.freeze(columns, flow.located("multiplies channels"))
-    if rows is not None:
-        multiplied = rows.reshape(len(channels), -1)
-        flow.space.tie(channels[:, None], multiplied)
+    if rows is None:
+        flow.space.freeze(channels, flow.located("is convolved with a kernel without neurons"))
+    else:
+        flow.space.tie(channels[:, None], rows.reshape(len(channels), -1))
     given = flow.call.argument("groups", 6)
     found = flow.axis_of(x, 1)
     if isinstance(given, Tracked) and found is not None:
@@ -221,6 +232,9 @@ def attention(flow: Flow, out: Any, query: Tensor, key: Tensor, value: Tensor, *
     for leaf in [*args, *kwargs.values()]:
         if isinstance(leaf, Tensor):
             flow.freeze(leaf, "is an attention mask or bias")
+            for axis in range(-leaf.dim(), -2):
+                if leaf.shape[axis] > 1:
+                    flow.fix(result, axis, "has an attention mask or bias of its own")
 
 
 def _heads(flow: Flow, operands: tuple[Tensor, Tensor, Tensor], axis: int) -> Labels | None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 def embedding(flow: Flow, out: Tensor, weight: Tensor, index: Tensor, *args: Any, **kwargs: Any) -> None:
     """Rows of a table, chosen by index."""
     flow.fix(weight, 0, "is looked up by index")
+    flow.freeze(index, "is used as an index")
     flow.note_writer(weight, 1)
     flow.put(out, axis_block(flow, flow.vector(weight, 1), out.dim() - 1))
 
@@ -28,16 +29,21 @@ def embedding(flow: Flow, out: Tensor, weight: Tensor, index: Tensor, *args: Any
 def index_select(flow: Flow, out: Tensor, x: Tensor, dim: int, index: Tensor) -> None:
     """Positions of one axis."""
     flow.fix(x, dim, "is looked up by index")
+    flow.freeze(index, "is used as an index")
     flow.put(out, flow.blocks(x))
 
 
 @operator_rule("gather")
 def gather(flow: Flow, out: Tensor, x: Tensor, dim: int, index: Tensor, *args: Any, **kwargs: Any) -> None:
-    """Positions of one axis, others for every entry."""
+    """Positions of one axis, others for every entry of the other axes."""
     flow.fix(x, dim, "is looked up by index")
+    flow.fix(index, dim, "is used as an index")
     for axis in range(x.dim()):
-        if axis != dim % x.dim():
+        if x.shape[axis] == index.shape[axis]:
             flow.tie_axes(x, axis, index, axis, "is looked up by an index without neurons")
+        else:
+            flow.fix(x, axis, "is looked up by an index of another size")
+            flow.fix(index, axis, "is an index of another size")
     flow.put(out, flow.blocks(x))
 
 

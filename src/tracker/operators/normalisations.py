@@ -81,12 +81,14 @@ def group_norm(flow: Flow, out: Any, x: Tensor, *args: Any, **kwargs: Any) -> No
 
 
 def _groups(flow: Flow, channels: Labels, found: tuple[Any, int], groups: int) -> None:
+    given = flow.call.argument("num_groups", 1)
     if groups < len(channels):
+        if isinstance(given, Tracked):
+            given.number()
         per_group = channels.reshape(groups, -1)
         flow.space.tie(per_group[:1], per_group)
         flow.space.mark_inexact(channels, TOGETHER)
         return
-    given = flow.call.argument("num_groups", 1)
     if isinstance(given, Tracked):
         flow.explain_axis(given.expression, *found)
     else:

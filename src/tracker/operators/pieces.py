@@ -46,31 +46,45 @@ def slice_(
     size = x.shape[axis]
     first, last, _ = slice(start, end, step).indices(size)
     found = flow.axis_of(x, axis)
-    if found is not None and (first, last, step) != (0, size, 1):
-        labels = flow.space.margin(*found)
+    if (first, last, step) != (0, size, 1):
         named = flow.call.bounds(first, last, size) or (first, last)
-        for bound, at in zip(named, (first, last), strict=True):
-            if 0 < at < size:
-                _bound(flow, found, labels, bound, at)
-        if step != 1:
-            if size % step == 0 and (first < step and last == size):
-                pairs = labels.reshape(-1, step)
-                flow.space.tie(pairs[:, :1], pairs)
-            else:
-                flow.fix(x, axis, "is sliced with a step")
+        if found is None:  # the axis keeps its size, so the bounds must keep their values
+            for bound in named:
+                if isinstance(bound, Tracked):
+                    bound.number()
+        else:
+            _cut(flow, x, axis, found, named, (first, last, step))
     take(flow, out, x, axis, slice(first, last, step))
 
 
+def _cut(
+    flow: Flow, x: Tensor, axis: int, found: tuple[Any, int], named: tuple[Any, Any], cut: tuple[int, int, int]
+) -> None:
+    """A slice that leaves out part of a labelled axis."""
+    first, last, step = cut
+    size, labels = x.shape[axis], flow.space.margin(*found)
+    for bound, at in zip(named, (first, last), strict=True):
+        if 0 < at < size:
+            _bound(flow, found, labels, bound, at)
+    if step != 1:
+        if size % step == 0 and first < step and last == size:
+            pairs = labels.reshape(-1, step)
+            flow.space.tie(pairs[:, :1], pairs)
+        else:
+            flow.fix(x, axis, "is sliced with a step")
+
+
 def _bound(flow: Flow, found: tuple[Any, int], labels: Any, bound: Any, at: int) -> None:
-    """What a bound inside of a labelled axis means for the labels before it."""
+    """What a bound inside of a labelled axis means for the labels between it and the end that it is counted from."""
+    from_the_end = int(bound) < 0
+    beyond = labels[at:] if from_the_end else labels[:at]
     if not isinstance(bound, Tracked):
-        kept = labels[at:] if isinstance(bound, int) and bound < 0 else labels[:at]
-        flow.space.freeze(kept, flow.located(f"is sliced at the constant position {int(bound)}"))
+        flow.space.freeze(beyond, flow.located(f"is sliced at the constant position {int(bound)}"))
         return
     if flow.own_size(bound.expression, *found) and len(labels) % at == 0:
         parts = labels.reshape(-1, at)
         flow.space.tie(parts[:1], parts)
-    flow.explain_count(bound.expression, labels[:at])
+    flow.explain_count((-bound if from_the_end else bound).expression, beyond)
 
 
 @operator_rule("select")

@@ -1,0 +1,74 @@
+"""The numbers that a forward computes with: those that change with a width change the function, and no shape tells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from tracker.sizes import place
+
+_FILLED = frozenset("fill full full_like new_full scalar_tensor arange linspace logspace masked_fill".split())
+_LARGEST_CONSTANT = 64
+
+
+class Use(NamedTuple):
+    """An operator that was given numbers, and where in the model's code."""
+
+    operator: str
+    numbers: tuple[float, ...]
+    where: str
+
+
+class Numbers(TorchDispatchMode):
+    """Records the numbers in the arguments of all operators, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.uses: list[Use] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        numbers = tuple(_numbers(func, (*args, *kwargs.values())))
+        if numbers:
+            self.uses.append(Use(str(func), numbers, place()))
+        return func(*args, **kwargs)
+
+
+def changed(before: Sequence[Use], after: Sequence[Use]) -> str | None:
+    """What differs first between the numbers of two forwards, or None."""
+    for old, new in zip(before, after, strict=False):
+        if old.operator != new.operator:
+            return f"the code runs `{new.operator}` instead of `{old.operator}` at {new.where} without some of them"
+        if repr(old.numbers) != repr(new.numbers):
+            change = f"{_listed(new.numbers)} instead of {_listed(old.numbers)}"
+            return f"a number follows its size at {new.where}: `{old.operator}` gets {change}"
+    if len(before) != len(after):
+        return f"the code computes something else without some of them, after {(before or after)[-1].where}"
+    return None
+
+
+def _numbers(func: Any, arguments: Sequence[Any]) -> Iterator[float]:
+    """Every float, and integers where they are values and not sizes, axes or flags."""
+    name = func.overloadpacket.__name__.removesuffix("_")
+    if name.startswith("lift_fresh"):
+        for tensor in arguments:
+            if (
+                isinstance(tensor, Tensor)
+                and not isinstance(tensor, FakeTensor)
+                and tensor.numel() <= _LARGEST_CONSTANT
+            ):
+                yield from tensor.flatten().tolist()
+        return
+    yield from (leaf for leaf in tree_leaves(arguments) if isinstance(leaf, float))
+    if name in _FILLED or torch.Tag.pointwise in func.tags:
+        yield from (value for value in arguments if isinstance(value, int) and not isinstance(value, bool))
+
+
+def _listed(numbers: Sequence[float]) -> str:
+    return ", ".join(f"{number:.6g}" for number in numbers[:4])

@@ -1,0 +1,45 @@
+"""Which slices a subscript such as `x[:, :n, None]` makes, and with which bounds the code named them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, SupportsIndex
+
+import torch
+from torch import Tensor
+
+Bounds = tuple[Any, Any]
+
+
+def cuts(shape: Sequence[int], index: Any) -> Iterator[Bounds]:
+    """The bounds, as given, of every slice that leaves something out, in the order of the axes."""
+    items = index if isinstance(index, tuple) else (index,)
+    taken = [_axes_taken(item) for item in items]
+    axis = 0
+    for item, count in zip(items, taken, strict=True):
+        if item is Ellipsis:
+            axis += len(shape) - sum(taken)
+        elif isinstance(item, slice):
+            size = shape[axis]
+            if slice(*map(_plain, (item.start, item.stop, item.step))).indices(size) != (0, size, 1):
+                yield 0 if item.start is None else item.start, size if item.stop is None else item.stop
+        axis += count
+
+
+def resolved(bounds: Bounds, size: int) -> tuple[int, int]:
+    """Bounds as positions on an axis of `size`: counted from the front, and not beyond its ends."""
+    first, last = (_plain(bound) or 0 for bound in bounds)
+    start, stop, _ = slice(first, last).indices(size)
+    return start, stop
+
+
+def _plain(bound: SupportsIndex | None) -> int | None:
+    """Without its origin, whose comparisons would count as the model's."""
+    return None if bound is None else int(bound.__index__())
+
+
+def _axes_taken(item: Any) -> int:
+    """How many axes of a tensor one item of a subscript takes up."""
+    if item is None or item is Ellipsis or isinstance(item, bool):
+        return 0
+    return item.dim() if isinstance(item, Tensor) and item.dtype in (torch.bool, torch.uint8) else 1
