@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pruner.config import (
@@ -153,6 +153,7 @@ def test_a_saved_config_loads_as_it_was(tmp_path: Path, suffix: str) -> None:
     assert PruningConfig.from_file(path) == config
 
 
+@settings(deadline=None, max_examples=30)
 @given(
     share=st.floats(0, 1),
     weight=st.floats(0, 1),

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.pruner import small_cnn
 
@@ -26,6 +26,7 @@ def test_what_is_no_share_is_an_error(value: object) -> None:
         checked_share(value, "sparsity_ratio")
 
 
+@settings(deadline=None, max_examples=100)
 @given(st.floats(0, 1), st.integers(0, 10**6))
 def test_a_share_is_never_exceeded_and_misses_less_than_a_neuron(share: float, size: int) -> None:
     assert size * share - 1 < share_of(share, size) <= size * share + 1e-8

@@ -4,7 +4,7 @@ import itertools
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pruner.schedule import CURVES, describe, gradual_targets, target_at
@@ -13,6 +13,7 @@ from tracker.errors import PlanError
 SHARES = st.floats(0, 1)
 
 
+@settings(deadline=None, max_examples=100)
 @given(SHARES, SHARES, st.integers(1, 60), st.sampled_from(sorted(CURVES)))
 def test_goes_from_initial_to_final_and_never_back(one: float, other: float, epochs: int, schedule: str) -> None:
     initial, final = sorted((one, other))

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pruner.config import PruningConfig
@@ -75,6 +75,7 @@ def test_nothing_goes_where_nothing_is_wanted(count: int) -> None:
     assert lowest(selection(SCORES), ["a", "b"], count) == {}
 
 
+@settings(deadline=None, max_examples=100)
 @given(
     scores=st.dictionaries(
         st.sampled_from("abcd"), st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0]), min_size=1, max_size=6), min_size=1

@@ -5,7 +5,7 @@ from importlib.metadata import EntryPoint, EntryPoints
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.pruner import small_cnn
 
@@ -93,6 +93,7 @@ def test_targets_are_relative_to_the_first_size(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
+@settings(deadline=None, max_examples=40)
 @given(
     scores=st.dictionaries(st.sampled_from("abc"), st.lists(st.floats(0, 10), min_size=2, max_size=9), min_size=1),
     target=st.floats(0, 1),

@@ -5,13 +5,13 @@ from copy import deepcopy
 
 import pytest
 import torch
+from tests.pruner import small_cnn
+from tests.pruner.small_cnn import SmallCNN
 from torch import nn
 
 from pruner.apply import prune_
 from pruner.plan import PruningPlan
 from pruner.validation import PruningValidator, validate_pruning
-from tests.pruner import small_cnn
-from tests.pruner.small_cnn import SmallCNN
 from tracker.discover import discover
 
 
