@@ -12,7 +12,6 @@ import math
 import torch
 from torch import Tensor
 
-from tracker.errors import DataError
 from tracker.moments import Row, merge
 
 # Where activations go below zero, one fires when it exceeds this share of the mean magnitude around it.
@@ -58,8 +57,8 @@ class Meter:
     float64 from there on. Half precision is widened first. No step waits for an accelerator.
     """
 
-    def __init__(self, where: str, axis: int, scratch: Scratch) -> None:
-        self._where = where
+    def __init__(self, axis: int, scratch: Scratch) -> None:
+        self.channels: int | None = None
         self._axis = axis
         self._scratch = scratch
         self._kind: tuple[int, int, torch.dtype, torch.device] | None = None
@@ -69,7 +68,7 @@ class Meter:
     def add(self, x: Tensor, rows: Tensor | None = None) -> None:
         """Add a tensor, or only some of its `rows`: indices into its first two dimensions, flattened.
 
-        Raises `DataError` where it has more or fewer channels than those before.
+        All tensors added must have the same number of channels.
         """
         data, rows = as_channels(x, self._axis, rows)
         _, channels, inner = data.shape
@@ -80,12 +79,6 @@ class Meter:
         kind = (channels, inner, dtype, data.device)
         if kind != self._kind:
             self._fold()
-            if self._folded is not None and self._folded.shape[1] != channels:
-                raise DataError(
-                    f"'{self._where}' reads {channels} channels, and read {self._folded.shape[1]} before: the model "
-                    "was changed while it was tracked.",
-                    hint="Leave the tracking block before pruning, and enter it again afterwards.",
-                )
             self._start(kind, data, rows)
         for start in range(0, count, self._step):
             stop = min(start + self._step, count)
@@ -105,6 +98,7 @@ class Meter:
 
     def _start(self, kind: tuple[int, int, torch.dtype, torch.device], data: Tensor, rows: Tensor | None) -> None:
         channels, inner, dtype, device = self._kind = kind
+        self.channels = channels
         piece = _PIECE_ON_CPU if device.type == "cpu" else _PIECE_ELSEWHERE
         self._step = max(1, piece // (channels * inner))
         self._inner_first = inner >= _LONG_CHANNEL or (inner > 1 and self._step < _FEW_ROWS)

@@ -74,6 +74,7 @@ class Watch:
         self._sites: dict[tuple[str, str, int], _Site] = {}
         self._batches = 0
         self._first_bad: int | None = None
+        self._misfit = self._changed = ""
         self._running = False
         self._mask: Tensor | None = None
         self._rows: Tensor | None = None
@@ -82,8 +83,13 @@ class Watch:
     def results(self) -> tuple[dict[str, Tensor], dict[str, NDArray[np.float64]]]:
         """The block (7, size) of every group, and the covariance matrices where they are kept, both on the CPU.
 
-        Raises `DataError`, naming the layer, where NaN or Inf was read.
+        Raises `DataError`, naming the layer, where NaN or Inf was read, or where the model was changed on the way.
         """
+        if self._changed:
+            raise DataError(
+                f"The model was changed while it was tracked: {self._changed}.",
+                hint="Leave the tracking block before pruning, and enter it again afterwards.",
+            )
         self._flush()
         blocks = self.moments.compute()
         bad = [name for name, b in blocks.items() if not b[[Row.MEAN, Row.M2, Row.MAGNITUDE]].isfinite().all()]
@@ -104,7 +110,8 @@ class Watch:
     def reset(self) -> None:
         """Forget everything seen so far."""
         self._flush()
-        self._batches, self._first_bad = 0, None
+        self._batches, self._first_bad, self._changed = 0, None, ""
+        self._sites.clear()
         self.moments.reset()
         if self.covariances is not None:
             self.covariances.reset()
@@ -123,6 +130,7 @@ class Watch:
         """A forward ends; one that raised has no output."""
         if self._running and output is not None:
             self._batches += 1
+            self._changed = self._changed or self._misfit
         self._running = False
         self._forget()
 
@@ -136,6 +144,8 @@ class Watch:
             version = 0 if x.is_inference() else x._version
             if seen is None or seen.tensor() is not x or seen.version != version:
                 site = self._site(read)
+                if not self._fits(site, read, x.shape[axis]):
+                    return
                 site.meter.add(x, self._rows_of(x, axis))
                 if site.meter.bad and self._first_bad is None:
                     self._first_bad = self._batches
@@ -151,8 +161,17 @@ class Watch:
     def _site(self, read: Read) -> _Site:
         key = (read.module, read.parameter, read.axis)
         if key not in self._sites:
-            self._sites[key] = _Site(Meter(read.module or read.parameter, read.axis, self._scratch))
+            self._sites[key] = _Site(Meter(read.axis, self._scratch))
         return self._sites[key]
+
+    def _fits(self, site: _Site, read: Read, channels: int) -> bool:
+        """Whether a tensor is as wide as it must be. If not, the forward will fail, or the model was changed."""
+        before = site.meter.channels
+        if channels == before or (before is None and read.positions.max() < channels):
+            return True
+        known = f"{before}" if before is not None else f"at least {read.positions.max() + 1}"
+        self._misfit = f"'{read.module or read.parameter}' read {channels} channels instead of {known}"
+        return False
 
     def _rows_of(self, x: Tensor, axis: int) -> Tensor | None:
         """The rows of `x` that are no padding, where its leading dimensions are those of the mask."""
@@ -179,6 +198,7 @@ class Watch:
 
     def _forget(self) -> None:
         self._mask = self._rows = None
+        self._misfit = ""
         self._seen.clear()
 
 

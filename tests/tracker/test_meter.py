@@ -5,13 +5,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tracker.meter
-from tracker.errors import DataError
 from tracker.meter import FIRING_SHARE, Meter, Scratch
 from tracker.moments import Row
 
 
 def block(x: torch.Tensor, axis: int, rows: torch.Tensor | None = None) -> torch.Tensor:
-    meter = Meter("layer", axis, Scratch())
+    meter = Meter(axis, Scratch())
     meter.add(x, rows)
     found = meter.block()
     assert found is not None
@@ -72,7 +71,7 @@ def test_a_large_mean_does_not_swallow_a_small_variance(mean: float, spread: flo
 
 
 def test_a_distribution_that_drifts_far_from_where_it_began() -> None:
-    meter = Meter("layer", -1, Scratch())
+    meter = Meter(-1, Scratch())
     parts = [torch.randn(64, 4) + 20 * step for step in range(10)]
     for part in parts:
         meter.add(part)
@@ -104,7 +103,7 @@ def test_only_the_rows_asked_for_count() -> None:
 
 
 def test_no_rows_is_no_data() -> None:
-    meter = Meter("layer", -1, Scratch())
+    meter = Meter(-1, Scratch())
     meter.add(torch.randn(0, 5))
     meter.add(torch.randn(2, 3, 5), torch.tensor([], dtype=torch.int64))
     assert meter.block() is None
@@ -121,7 +120,7 @@ def test_small_values_of_rectified_activations_fire() -> None:
 
 
 def test_sizes_may_change_from_batch_to_batch() -> None:
-    meter = Meter("layer", -2, Scratch())
+    meter = Meter(-2, Scratch())
     parts = [torch.randn(3, 4, length) for length in (5, 200, 5)]
     for part in parts:
         meter.add(part)
@@ -131,15 +130,8 @@ def test_sizes_may_change_from_batch_to_batch() -> None:
     assert meter.block() is None
 
 
-def test_another_number_of_channels_is_an_error() -> None:
-    meter = Meter("fc1", -1, Scratch())
-    meter.add(torch.randn(3, 4))
-    with pytest.raises(DataError, match=r"'fc1' reads 3 channels, and read 4 before.*changed while it was tracked"):
-        meter.add(torch.randn(3, 3))
-
-
 def test_nan_is_noticed_at_once() -> None:
-    meter = Meter("layer", -1, Scratch())
+    meter = Meter(-1, Scratch())
     meter.add(torch.tensor([[1.0, 2.0]]))
     assert not meter.bad
     meter.add(torch.tensor([[1.0, float("nan")]]))
