@@ -1,5 +1,6 @@
 """The project's own files agree with each other."""
 
+import ast
 import os
 import re
 import subprocess
@@ -106,21 +107,24 @@ def test_importing_the_command_line_does_not_import_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_discovering_and_pruning_need_no_extra() -> None:
-    code = """
-import sys
-for extra in ("matplotlib", "sklearn", "transformers", "timm", "torchvision"):
-    sys.modules[extra] = None
-import neuronscope.cli, neuronscope.model_names, pruner, torch, tracker
-from pruner.apply import prune_
-from pruner.plan import PruningPlan
-model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
-tracker.discover(model, torch.zeros(1, 4))
-prune_(model, PruningPlan({"0": [0, 5]}))
-assert model(torch.zeros(1, 4)).shape == (1, 2) and model[0].out_features == 6
-"""
-    result = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+def imported(source: Path) -> set[str]:
+    """The packages that a module imports by an import statement, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(source.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+def test_nothing_but_the_core_is_imported_directly() -> None:
+    modules = {"PyYAML": "yaml", "pydantic-settings": "pydantic_settings"}
+    allowed = (
+        {modules.get(name, name) for name in CORE} | sys.stdlib_module_names | {"tracker", "pruner", "neuronscope"}
+    )
+    beyond = {str(source.relative_to(ROOT)): imported(source) - allowed for source in (ROOT / "src").rglob("*.py")}
+    assert {source: packages for source, packages in beyond.items() if packages} == {}
 
 
 def test_the_wheel_holds_the_three_packages_and_their_data(tmp_path: Path) -> None:
