@@ -82,6 +82,15 @@ class RunOutputs:
         """A picture called `name`, which ends with its suffix: "layers.svg"."""
         return self.root / "visualizations" / f"{self.name}_{name}"
 
+    def discard(self) -> None:
+        """Remove every file of this run, as far as that is possible."""
+        for folder in FOLDERS:
+            for path in (self.root / folder).glob(f"{self.name}_*"):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+
 
 def start_run(
     output_dir: str | os.PathLike[str], model_name: str, *, model_bytes: int = 0, now: datetime | None = None

@@ -191,7 +191,7 @@ def build_report(results: WorkflowResults) -> Report:
         not_checked=tuple(verification["not_checked"]),
         frozen=tuple(FrozenNeurons.model_validate(entry) for entry in tracking["frozen"]),
         operators_without_rule=tracking["operators_without_rule"],
-        loading=_loading(run["outcome"], run["model"], results["outputs"]),
+        loading=_loading(results),
         history=tuple(Epoch.model_validate(epoch) for epoch in tracking["history"]),
         environment=Environment.model_validate({**environment, "batches": tracking["batches"]}),
         files=results["outputs"],
@@ -408,12 +408,18 @@ def _summary(results: WorkflowResults) -> str:
     return f"No neuron of {model} met the conditions for removal. The model is unchanged."
 
 
-def _loading(outcome: Outcome, model: str, outputs: Mapping[str, str]) -> str:
+def _loading(results: WorkflowResults) -> str:
     """Python that loads the result."""
-    if outcome != "pruned" or "pruned_model" not in outputs:
+    run, directory = results["run"], json.dumps(results["outputs"].get("pruned_model"))
+    if run["outcome"] != "pruned":
         return ""
+    if run["base"] is not None:
+        return (
+            "from neuronscope.model_names import load_model\n\n"
+            f"model = load_model({directory}, original={json.dumps(run['base'])})\n"
+        )
     return (
         "from pruner import load_pruned\n\n"
-        f"# {model} stands for what builds the original model: the class, or any function without arguments.\n"
-        f"model = load_pruned({json.dumps(outputs['pruned_model'])}, {model})\n"
+        f"# {run['model']} stands for what builds the original model: the class, or any function without arguments.\n"
+        f"model = load_pruned({directory}, {run['model']})\n"
     )

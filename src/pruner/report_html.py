@@ -267,7 +267,7 @@ def _group_row(layer: str, reason: str, removals: Sequence[Removal]) -> list[Chi
         evidence = f"such as: {evidence}"
     return [
         element("code", _breakable(layer)),
-        reason,
+        element("span", reason, class_="whole"),
         f"{len(removals):,}",
         _ranges([removal.neuron for removal in removals]),
         evidence,

@@ -11,11 +11,15 @@ Outcome = Literal["pruned", "dry run", "nothing to remove", "restored"]
 
 
 class RunInfo(TypedDict):
-    """Which run this was. `started` is ISO 8601 with the time zone; `seconds` gives every step's duration."""
+    """Which run this was. `started` is ISO 8601 with the time zone; `seconds` gives every step's duration.
+
+    `model` is the class; `base` is how to build the original model, where the caller said so.
+    """
 
     name: str
     model_name: str
     model: str
+    base: str | None
     started: str
     seconds: dict[str, float]
     outcome: Outcome

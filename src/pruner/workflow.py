@@ -4,15 +4,15 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.util import find_spec
-from os import PathLike
 from pathlib import Path
 from typing import Any, cast
 
 from torch import nn
+from torch.optim import Optimizer
 
 from pruner import log
 from pruner.backup import Backup, by_reference
@@ -36,6 +36,7 @@ from pruner.results import (
 )
 from pruner.skeleton import skeleton
 from pruner.verification import FailedChecksError
+from tracker.activity import ActivityStats
 from tracker.batches import Batch, accuracy, evaluating, iter_batches
 from tracker.engine import NeuronEngine
 from tracker.errors import DataError
@@ -73,7 +74,7 @@ class IntegratedTrackingPruningWorkflow:
     def __init__(
         self,
         config: PruningConfig | None = None,
-        output_dir: str | PathLike[str] = "outputs",
+        output_dir: str | Path = "outputs",
         *,
         tracker: NeuronEngine | None = None,
     ) -> None:
@@ -91,6 +92,7 @@ class IntegratedTrackingPruningWorkflow:
         evaluate: Evaluate | None = None,
         recommendations: Recommendations | Mapping[str, Any] | str | Path | None = None,
         base: str | None = None,
+        optimizer: Optimizer | None = None,
     ) -> WorkflowResults:
         """Make `model` smaller, in place, and prove it right; the model stays as it is unless all of it succeeds.
 
@@ -100,10 +102,12 @@ class IntegratedTrackingPruningWorkflow:
                 measured on them.
             model_name: what the run's files are called.
             auto_prune: False stops after a dry run: the report then says what would be removed.
-            evaluate: measures your own quality of the model it is given, before and after. What it calls "accuracy",
-                a share from 0 to 1, takes the place of the accuracy on `data_loader`.
+            evaluate: measures your own quality of the model it is given, in evaluation mode and without gradients,
+                before and after. What it calls "accuracy", a share from 0 to 1, takes the place of the accuracy on
+                `data_loader`.
             recommendations: recommendations made earlier, or their file; the model is then not tracked again.
             base: how to build the original model ("module:callable", "timm:NAME", …), stored with the pruned one.
+            optimizer: its state is cut along with the model, and restored with it.
 
         Returns:
             See `pruner.results.WorkflowResults`.
@@ -112,23 +116,25 @@ class IntegratedTrackingPruningWorkflow:
             StorageError: an output cannot be written; known before anything is done to the model, where possible.
             DataError: an empty loader, one that can be gone through only once, NaN or Inf in data, weights or metrics.
             RecommendationError, PlanError, DiscoveryError, ConfigError: as `PruningEngine` raises them.
-            FailedChecksError: the pruned model failed a check; the report says which, with the numbers.
+            FailedChecksError: the pruned model failed a check; a report is written, and the error says where.
 
-        After any error, `KeyboardInterrupt` included, the model is as it was, bit for bit.
+        After any error, `KeyboardInterrupt` included, the model is as it was, bit for bit, and of the run's files only
+        those of a failed check are left.
         """
         bare = unwrapped(model)
         batch = _first_batch(bare, data_loader)
         log.configure(self.pruner.config.logging, self.output_dir)
         outputs = start_run(self.output_dir, model_name, model_bytes=count_bytes(bare))
-        backup = Backup(bare, keep=by_reference)
+        backup = Backup(bare, optimizer, keep=by_reference)
         try:
-            run = _Run(bare, data_loader, batch, model_name, outputs, self.pruner.config, evaluate, base)
-            return self._run(run, recommendations, auto_prune)
+            with evaluating(bare):
+                run = _Run(bare, data_loader, batch, model_name, outputs, self.pruner.config, evaluate, base, optimizer)
+                return self._run(run, recommendations, auto_prune)
+        except FailedChecksError:  # the engine has restored the model, and the report says what failed
+            raise
         except BaseException:
             backup.restore(bare)
-            shutil.rmtree(outputs.pruned_model, ignore_errors=True)
-            with suppress(OSError):  # it is not empty, once the original model is in it
-                outputs.original_model.rmdir()
+            outputs.discard()
             raise
 
     def _run(
@@ -158,13 +164,14 @@ class IntegratedTrackingPruningWorkflow:
                         advice,
                         dry_run=not auto_prune,
                         data_loader=run.data_loader,
+                        optimizer=run.optimizer,
                         store=lambda pruned: run.save(pruned, run.outputs.pruned_model, "pruned_model"),
                     ),
                 )
         except FailedChecksError as failed:
             pruning = _put_back(run, neurons, failed)
             verification = cast(VerificationResults, failed.report.to_json())
-            del run.written["pruned_model"]
+            shutil.rmtree(run.written.pop("pruned_model"))
             report = run.finish(advice, tracking, pruning, verification, quality, "restored")["report"]
             failed.hint = f"{failed.hint} See {report['html']}."
             raise
@@ -178,9 +185,7 @@ class IntegratedTrackingPruningWorkflow:
         stats = tracker.observe(run.data_loader, neurons)
         threshold = run.config.thresholds.firing_frequency_threshold
         advice = tracker.recommend(firing_frequency_threshold=threshold)
-        if find_spec("matplotlib") and stats:
-            run.draw("activity_heatmap.png", lambda path: plot_heatmap(stats, path))
-            run.draw("activity_histograms.png", lambda path: plot_histograms(stats, path))
+        run.stats = stats
         return advice, _tracking(neurons, advice, stats.batches, tracker.history.epochs)
 
 
@@ -190,7 +195,7 @@ def create_simple_workflow(
     model_name: str = "model",
     config: PruningConfig | None = None,
     *,
-    output_dir: str | PathLike[str] = "outputs",
+    output_dir: str | Path = "outputs",
     evaluate: Evaluate | None = None,
 ) -> WorkflowResults:
     """The whole workflow in one call; see `IntegratedTrackingPruningWorkflow.run_complete_workflow`."""
@@ -210,9 +215,11 @@ class _Run:
     config: PruningConfig
     evaluate: Evaluate | None
     base: str | None
+    optimizer: Optimizer | None
     started: datetime = field(default_factory=lambda: datetime.now().astimezone())
     seconds: dict[str, float] = field(default_factory=dict)
     written: dict[str, str] = field(default_factory=dict)
+    stats: ActivityStats | None = None
     dense: nn.Module = field(init=False)
 
     def __post_init__(self) -> None:
@@ -242,8 +249,7 @@ class _Run:
         if (share := accuracy(model, self.data_loader)) is not None:
             found["accuracy"] = share
         if self.evaluate is not None:
-            with evaluating(model):
-                own = self.evaluate(model)
+            own = self.evaluate(model)
             found |= own if isinstance(own, Mapping) else {"quality": own}
         for name, value in found.items():
             if not math.isfinite(value):
@@ -272,6 +278,7 @@ class _Run:
                 "model": type(self.model).__name__,
                 "started": self.started.isoformat(timespec="seconds"),
                 "seconds": self.seconds,
+                "base": self.base,
                 "outcome": outcome,
             },
             "tracking_results": tracking,
@@ -283,9 +290,8 @@ class _Run:
             "report": {},
             "outputs": self.written,
         }
-        sizes = [(name, layer["size"]) for name, layer in tracking["layers"].items()]
-        rows = [(name, pruning["layers"][name]["after"] if name in pruning["layers"] else n, n) for name, n in sizes]
-        self.draw("layers.svg", lambda path: write_text(path, layers_picture(rows, self.model_name)))
+        with self.step("draw"):
+            self._draw(tracking, pruning)
         results["report"] = write_report(build_report(results), self.outputs)
         log.logger.info("Report: %s", results["report"]["html"])
         return results
@@ -305,11 +311,21 @@ class _Run:
             "custom": measured["custom"],
         }
 
-    def draw(self, name: str, write: Callable[[Path], object]) -> None:
-        """Write a picture, and remember that it was written."""
-        path = self.outputs.visualization(name)
-        write(path)
-        self.written[name.partition(".")[0]] = str(path)
+    def _draw(self, tracking: TrackingResults, pruning: PruningResults) -> None:
+        """The layers, and what the neurons do where matplotlib is there to draw it."""
+        sizes = {name: layer["size"] for name, layer in tracking["layers"].items()}
+        left = sizes | {name: layer["after"] for name, layer in pruning["layers"].items()}
+        rows = [(name, left[name], size) for name, size in sizes.items()]
+        pictures: dict[str, Callable[[Path], object]] = {
+            "layers.svg": lambda path: write_text(path, layers_picture(rows, self.model_name))
+        }
+        if (stats := self.stats) and find_spec("matplotlib"):
+            pictures["activity_heatmap.png"] = lambda path: plot_heatmap(stats, path)
+            pictures["activity_histograms.png"] = lambda path: plot_histograms(stats, path)
+        for name, write in pictures.items():
+            path = self.outputs.visualization(name)
+            write(path)
+            self.written[name.partition(".")[0]] = str(path)
 
 
 def _first_batch(model: nn.Module, data_loader: Iterable[Any]) -> Batch:

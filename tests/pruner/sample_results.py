@@ -60,6 +60,7 @@ def sample_results(
             "name": "DigitsCNN_20250912-101523",
             "model_name": model_name,
             "model": "SmallResNet",
+            "base": None,
             "started": "2025-09-12T10:15:23+02:00",
             "seconds": {"track": 0.81, "recommend": 0.02, "prune": 0.35, "verify": 0.61, "measure": 2.4},
             "outcome": outcome,

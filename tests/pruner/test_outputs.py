@@ -86,3 +86,22 @@ def test_runs_are_listed_newest_first(tmp_path: Path) -> None:
 
 def test_no_directory_no_runs(tmp_path: Path) -> None:
     assert list_runs(tmp_path / "nowhere") == []
+
+
+def test_discarding_a_run_leaves_the_others(tmp_path: Path) -> None:
+    first, second = (start_run(tmp_path, "cnn", now=NOW) for _ in range(2))
+    for run in (first, second):
+        for path in (run.plan, run.report_html, run.pruned_model / "model.safetensors", run.visualization("a.svg")):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("x")
+
+    first.discard()
+
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {
+        "logs/cnn_20250912-101523-2_plan.json",
+        "reports/cnn_20250912-101523-2_report.html",
+        "pruned_models/cnn_20250912-101523-2_pruned/model.safetensors",
+        "visualizations/cnn_20250912-101523-2_a.svg",
+    }
+    assert not first.original_model.exists()
