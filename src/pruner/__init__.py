@@ -10,6 +10,7 @@ from pruner.config import (
 )
 from pruner.core import NeuronPruner
 from pruner.engine import PruningEngine
+from pruner.integration import IntegratedSystem
 from pruner.masking import masked
 from pruner.metrics import PruningMetrics, compute_metrics
 from pruner.plan import PruningPlan
@@ -20,6 +21,7 @@ from pruner.workflow import IntegratedTrackingPruningWorkflow, create_simple_wor
 
 __all__ = [
     "GradualPruner",
+    "IntegratedSystem",
     "IntegratedTrackingPruningWorkflow",
     "MagnitudePruner",
     "NeuronPruner",
