@@ -335,7 +335,7 @@ def _fill(built: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor]) -
         filled = nn.Parameter(value, entry.trainable) if entry.kind == "parameter" else value
         if id(own[first]) not in used:
             with suppress(RuntimeError):
-                torch.utils.swap_tensors(own[first], filled)  # type: ignore[no-untyped-call]
+                torch.utils.swap_tensors(own[first], filled)
                 filled = own[first]
         used.add(id(filled))
         for name in names[first]:

@@ -427,8 +427,7 @@ def test_constant_example_inputs_do_not_hide_a_wrong_cut():
         prune_(model, PruningPlan({"fc1": [0]}), neurons)
 
 
-@pytest.mark.parametrize("run", [prune_, check])
-@pytest.mark.parametrize("proof", [False, True])
+@pytest.mark.parametrize(("run", "proof"), [(prune_, False), (prune_, True), (check, False)])
 def test_an_interrupt_at_any_line_leaves_the_old_model_or_the_new_one(run, proof, monkeypatch):
     monkeypatch.setattr("tracker.trial.run", lambda *_: None)  # slow, and looks at shapes only
     model = randomised(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))).eval()
