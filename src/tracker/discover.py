@@ -8,9 +8,7 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import torch
 from torch import nn
-from torch.utils._pytree import tree_leaves
 
 from tracker import fake, trial
 from tracker.errors import DiscoveryError
@@ -25,6 +23,7 @@ from tracker.layer_integers import layer_integers
 from tracker.neuron_map import Frozen, Integer, NeuronGroup, NeuronMap
 from tracker.resolve import resolve
 from tracker.sizes import Attribute, integer_attributes, read_path, write_path
+from tracker.tensors import tensors_in
 
 
 class _Discovered(NamedTuple):
@@ -59,7 +58,7 @@ def discover(
         call = _working_call(model)
     flow, sites = _trace(model, call)
     neurons = _map(model, flow, sites)
-    neurons = _refuse(neurons, trial.refusals(model, neurons, call))
+    neurons = _refuse(neurons, trial.refusals(model, neurons, call, None if flow.real else flow.constants))
     _remembered[model] = _Discovered(neurons, call)
     return neurons
 
@@ -149,7 +148,7 @@ def _trace(model: nn.Module, call: Call) -> tuple[Flow, list[LabelledSite]]:
 
 
 def _trace_with(model: nn.Module, call: Call, *, real: bool) -> tuple[Flow, list[LabelledSite]]:
-    flow = Flow()
+    flow = Flow(real=real)
     sites: list[LabelledSite] = []
     names = fake.aliases(model)
     with fake.left_as_found(model), fake.stand_ins(model, real=real) as (stand_in, stand_in_call):
@@ -163,9 +162,10 @@ def _trace_with(model: nn.Module, call: Call, *, real: bool) -> tuple[Flow, list
                     sites.append(LabelledSite(names[name], dim, labels))
                     blocks.append(Block((dim,), flow.space.grid(labels)))
             flow.put(tensor, blocks)
+            flow.set_origin(tensor, frozenset({name}))
         inputs = stand_in_call(call)
-        for tensor in _input_tensors(inputs):
-            flow.set_static(tensor, False)
+        for tensor in tensors_in((inputs.args, inputs.kwargs)):
+            flow.set_origin(tensor, None)
         by_site = {site: labelled.labels for labelled in sites for site in labelled.sites}
         for expression, counted in layer_integers(model, by_site):
             flow.equations.append(Equation(expression, Grid(counted), 0, "its own layer"))
@@ -177,11 +177,10 @@ def _trace_with(model: nn.Module, call: Call, *, real: bool) -> tuple[Flow, list
                 f"{type(model).__name__} fails on the example inputs: {type(error).__name__}: {error}",
                 hint=HOW_TO_GIVE_INPUTS,
             ) from error
+        finally:
+            for tensor in tensors_in((call.args, call.kwargs)):
+                flow.forget(tensor)
     return flow, sites
-
-
-def _input_tensors(call: Call) -> list[torch.Tensor]:
-    return [leaf for leaf in tree_leaves((call.args, call.kwargs)) if isinstance(leaf, torch.Tensor)]
 
 
 def _track_integers(flow: Flow, model: nn.Module) -> None:

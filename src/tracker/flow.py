@@ -8,7 +8,7 @@ calls above, where integers still know their origin (`tracker.sizes`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -21,19 +21,23 @@ from torch.utils._pytree import tree_leaves
 from tracker import calls
 from tracker.errors import DiscoveryError
 from tracker.labels import Block, Grid, Labels, LabelSpace, constant_axes
+from tracker.numbers import Use, use_of
 from tracker.operators import rule_for
 from tracker.sizes import Expression, Size, Tracked, sources
+from tracker.tensors import tensors_in
 
 _CARRIED = "_neuronscope_labels"
-_CACHES = ("past_key_values", "cache_params", "mems")  # kept for the next call, not part of the answer
 
 
 @dataclass
 class Carried:
-    """What a tensor carries: its blocks of labels, and whether it depends on the model's inputs."""
+    """What a tensor carries: its blocks of labels, and which parameters and buffers alone it is computed from.
+
+    `origin` is None where it depends on the model's inputs.
+    """
 
     blocks: tuple[Block, ...] = ()
-    static: bool = True
+    origin: frozenset[str] | None = frozenset()
 
 
 class Equation(NamedTuple):
@@ -56,6 +60,7 @@ class Consumption(NamedTuple):
     """A contraction of an activation with a weight: `activation` and `weight` are the labels that it ties."""
 
     weight: Labels
+    origin: frozenset[str]
     activation: Labels
     module: str
     axis: int
@@ -67,7 +72,7 @@ class Writing(NamedTuple):
     """The output axis of a weight in a product, a convolution or a look-up."""
 
     weight: Labels
-    module: str
+    origin: frozenset[str]
     operator: str
 
 
@@ -80,8 +85,12 @@ class Frame(NamedTuple):
 
 @dataclass
 class Flow:
-    """The trace: labels on tensors, and everything the operators and the code said about them."""
+    """The trace: labels on tensors, and everything the operators and the code said about them.
 
+    `real` says that it runs on values and not on fake tensors.
+    """
+
+    real: bool = False
     space: LabelSpace = field(default_factory=LabelSpace)
     frames: list[Frame] = field(default_factory=lambda: [Frame("", nn.Module())])
     call: calls.Call = field(default_factory=calls.Call)
@@ -90,8 +99,10 @@ class Flow:
     sizes: list[tuple[Grid, int]] = field(default_factory=list)
     equations: list[Equation] = field(default_factory=list)
     numbers: list[NumberUse] = field(default_factory=list)
+    constants: list[Use] = field(default_factory=list)
     consumptions: list[Consumption] = field(default_factory=list)
     written: list[Writing] = field(default_factory=list)
+    overwritten: dict[int, Any] = field(default_factory=dict)  # memory of constants that activations were written into
 
     # What tensors carry
 
@@ -103,9 +114,15 @@ class Flow:
         """The tensor's blocks of labels; their axes are disjoint."""
         return self.carried(tensor).blocks
 
+    def origin(self, tensor: Tensor) -> frozenset[str] | None:
+        """The parameters and buffers that the tensor is computed from; None where it depends on the model's inputs."""
+        origin = self.carried(tensor).origin
+        overwritten = origin is not None and self.overwritten and _storage(tensor) in self.overwritten
+        return None if overwritten else origin
+
     def is_static(self, tensor: Tensor) -> bool:
         """Whether the tensor is computed from parameters and constants alone."""
-        return self.carried(tensor).static
+        return self.origin(tensor) is not None
 
     def put(self, tensor: Tensor, blocks: Iterable[Block]) -> None:
         """Lay blocks over a tensor. Axes of size one carry nothing, and a constant axis of a grid is no axis of it."""
@@ -130,11 +147,15 @@ class Flow:
                 axes = tuple(axis for i, axis in enumerate(axes) if i not in drop)
                 grid = self.space.grid(cells)
             kept.append(Block(tuple(axes), grid))
-        setattr(tensor, _CARRIED, Carried(tuple(kept), self.is_static(tensor)))
+        setattr(tensor, _CARRIED, Carried(tuple(kept), self.carried(tensor).origin))
 
-    def set_static(self, tensor: Tensor, static: bool) -> None:
-        """Say whether the tensor is computed from parameters and constants alone."""
-        setattr(tensor, _CARRIED, Carried(self.blocks(tensor), static))
+    def set_origin(self, tensor: Tensor, origin: frozenset[str] | None) -> None:
+        """Say which parameters and buffers the tensor is computed from."""
+        setattr(tensor, _CARRIED, Carried(self.blocks(tensor), origin))
+
+    def forget(self, tensor: Tensor) -> None:
+        """Take everything off a tensor that outlives the trace."""
+        vars(tensor).pop(_CARRIED, None)
 
     # What rules say about axes
 
@@ -186,7 +207,7 @@ class Flow:
         if self.is_static(weight):
             self.note_writer(weight, out_axis)
             if site is not None and read is not None:
-                self.note_reader(x, x_axis, read, site)
+                self.note_reader(x, x_axis, read, weight, site)
         elif not self.is_static(x):
             # No weight reads this axis, so zeroing what weights read would not be the same as removing it.
             self.fix(x, x_axis, "is contracted with another activation")
@@ -194,16 +215,18 @@ class Flow:
 
     def note_writer(self, weight: Tensor, out_axis: int | None) -> None:
         """The weight writes what its axis `out_axis` indexes."""
-        if out_axis is not None and self.is_static(weight) and (written := self.vector(weight, out_axis)) is not None:
-            self.written.append(Writing(written, self.frames[-1].name, self.operator))
+        origin = self.origin(weight)
+        if out_axis is not None and origin is not None and (written := self.vector(weight, out_axis)) is not None:
+            self.written.append(Writing(written, origin, self.operator))
 
-    def note_reader(self, x: Tensor, axis: int, read: Labels, site: Labels) -> None:
+    def note_reader(self, x: Tensor, axis: int, read: Labels, weight: Tensor, site: Labels) -> None:
         """A weight, whose contracted axis has the labels `site`, reads `read` along an axis of `x`."""
         frame = self.frames[-1]
         plain = calls.reads_its_input(frame.module)
         how: Literal["input", "operator"] = "input" if plain is not None else "operator"
         axis = plain if plain is not None else axis % x.dim() - x.dim()
-        self.consumptions.append(Consumption(site, read, frame.name, axis, how, self.operator))
+        origin = self.origin(weight) or frozenset()
+        self.consumptions.append(Consumption(site, origin, read, frame.name, axis, how, self.operator))
 
     # What the code said
 
@@ -277,9 +300,12 @@ class _Operators(TorchDispatchMode):
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         flow = self.flow
+        flow.constants.extend(use_of(func, args, kwargs))
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         outputs = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
-        static = all(flow.is_static(tensor) for tensor in inputs)
+        origins = [flow.origin(tensor) for tensor in inputs]
+        known = [origin for origin in origins if origin is not None]
+        origin = frozenset().union(*known) if len(known) == len(origins) else None
         flow.operator = str(func)
         if outputs and any(flow.blocks(tensor) for tensor in inputs):
             rule = rule_for(func)
@@ -290,8 +316,17 @@ class _Operators(TorchDispatchMode):
                 for tensor in inputs:
                     flow.freeze(tensor, f"enters `{flow.operator}`, which has no rule")
         for tensor in outputs:
-            flow.set_static(tensor, static)
+            flow.set_origin(tensor, origin)
+        if origin is None and func._schema.is_mutable:
+            for argument, value in zip(func._schema.arguments, args, strict=False):
+                if argument.alias_info is not None and argument.alias_info.is_write:
+                    flow.overwritten.update((_storage(leaf), leaf) for leaf in tree_leaves(value))
         return out
+
+
+def _storage(tensor: Any) -> int:
+    """What views of the same memory have in common."""
+    return tensor.untyped_storage()._cdata if tensor.layout == torch.strided else id(tensor)
 
 
 class _Functions(TorchFunctionMode):
@@ -349,28 +384,5 @@ def run(flow: Flow, model: nn.Module, call: Callable[[], Any]) -> Any:
 
 def freeze_outputs(flow: Flow, output: Any) -> None:
     """What the model returns must stay as it is."""
-    for tensor in output_tensors(output):
+    for tensor in tensors_in(output, caches=False):
         flow.freeze(tensor, "is the model's output")
-
-
-def output_tensors(output: Any) -> list[Tensor]:
-    """Every tensor in an output of any structure: tuples, dicts, dataclasses, objects with attributes."""
-    found: list[Tensor] = []
-    seen: set[int] = set()
-    todo: list[Any] = [output]
-    while todo:
-        value = todo.pop(0)
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif id(value) in seen or isinstance(value, str | bytes | int | float | nn.Module | type(None)):
-            continue
-        elif isinstance(value, dict):
-            todo.extend(item for key, item in value.items() if key not in _CACHES)
-        elif isinstance(value, Sequence | set):
-            todo.extend(value)
-        elif hasattr(value, "__dict__"):
-            todo.extend(vars(value).values())
-        elif hasattr(value, "__slots__"):
-            todo.extend(getattr(value, slot) for slot in value.__slots__ if hasattr(value, slot))
-        seen.add(id(value))
-    return found

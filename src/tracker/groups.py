@@ -14,6 +14,7 @@ from tracker.labels import Labels
 from tracker.neuron_map import Frozen, Kind, NeuronGroup, Positions, Read, Site
 from tracker.resolve import Components
 
+UNSEEN = "is read by what is no parameter's dimension"
 _SILENT = ("is a kernel",)
 
 
@@ -158,7 +159,8 @@ class _Facts:
         for labels, mark in flow.space.marks:
             marked[mark].update(np.unique(group_of[parts.of[labels]]).tolist())
         notes = [""] * count
-        for labels, reason in reversed(flow.space.inexact):
+        unseen = [(c.activation, UNSEEN) for c in flow.consumptions if not owners_of.find(c)]
+        for labels, reason in reversed([*unseen, *flow.space.inexact]):
             for index in np.unique(group_of[parts.of[labels]]).tolist():
                 if index >= 0:
                     notes[index] = reason
@@ -213,33 +215,32 @@ class _Owners:
         self.parts, self.sites = parts, sites
         self._starts = np.array([int(site.labels[0]) for site in sites], dtype=np.int64)
         self._order = np.argsort(self._starts)
-        self._by_module: dict[str, list[int]] = {}
+        self._by_tensor: dict[str, list[int]] = {}
         for number, site in enumerate(sites):
-            for module in {name.module for name in site.sites}:
-                self._by_module.setdefault(module, []).append(number)
+            self._by_tensor.setdefault(site.names[0], []).append(number)
 
-    def find(self, labels: Labels, module: str) -> set[int]:
-        """The sites that own these labels; of a computed weight, the sites of its module that it was computed from."""
-        at = self._order[np.searchsorted(self._starts[self._order], labels, side="right") - 1]
-        found = {int(n) for n in np.unique(at) if labels[at == n][0] < self._starts[n] + len(self.sites[n].labels)}
+    def find(self, use: Consumption | Writing) -> set[int]:
+        """The sites that own the labels of a weight's axis; of a computed weight, those that it was computed from."""
+        at = self._order[np.searchsorted(self._starts[self._order], use.weight, side="right") - 1]
+        found = {int(n) for n in np.unique(at) if use.weight[at == n][0] < self._starts[n] + len(self.sites[n].labels)}
         if found:
             return found
-        wanted = self.parts.of[labels]
-        near = self._by_module.get(module, ())
-        return {number for number in near if np.array_equal(self.parts.of[self.sites[number].labels], wanted)}
+        wanted = self.parts.of[use.weight]
+        candidates = [number for name in use.origin for number in self._by_tensor.get(name, ())]
+        return {n for n in candidates if np.isin(self.parts.of[self.sites[n].labels], wanted).any()}
 
     def all_of(self, uses: Iterable[Consumption | Writing]) -> set[int]:
         """The sites of several uses of weights."""
-        return {number for use in uses for number in self.find(use.weight, use.module)}
+        return {number for use in uses for number in self.find(use)}
 
 
 def _distinct_reads(consumptions: Sequence[Consumption], owners_of: _Owners) -> list[tuple[Consumption, str]]:
     """Every place where a weight reads activations, once, with the weight's name."""
-    found: dict[tuple[str, str, int], tuple[Consumption, str]] = {}
+    found: dict[tuple[str, int, int], tuple[Consumption, str]] = {}
     for consumption in consumptions:
-        for number in sorted(owners_of.find(consumption.weight, consumption.module)):
+        for number in sorted(owners_of.find(consumption)):
             name = _name_in(owners_of.sites[number].names, consumption.module)
-            found.setdefault((consumption.module, name, consumption.axis), (consumption, name))
+            found.setdefault((consumption.module, number, consumption.axis), (consumption, name))
     return list(found.values())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -34,10 +34,14 @@ class Numbers(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        numbers = tuple(_numbers(func, (*args, *kwargs.values())))
-        if numbers:
-            self.uses.append(Use(str(func), numbers, place()))
+        self.uses.extend(use_of(func, args, kwargs))
         return func(*args, **kwargs)
+
+
+def use_of(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Use, ...]:
+    """The use of numbers that one operator makes, if any."""
+    numbers = tuple(_numbers(func, (*args, *kwargs.values())))
+    return (Use(str(func), numbers, place()),) if numbers else ()
 
 
 def changed(before: Sequence[Use], after: Sequence[Use]) -> str | None:

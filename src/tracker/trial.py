@@ -56,9 +56,11 @@ def run(model: nn.Module, neurons: NeuronMap, removed: Removed, call: Call) -> s
     return _failure_without(removed, model, neurons, call, _numbers_of_whole(model, neurons, call))
 
 
-def refusals(model: nn.Module, neurons: NeuronMap, call: Call) -> dict[str, str]:
-    """Groups whose removal breaks the model's own code, with what failed: found by trying classes of alike groups."""
-    numbers = _numbers_of_whole(model, neurons, call)
+def refusals(model: nn.Module, neurons: NeuronMap, call: Call, numbers: Sequence[Use] | None = None) -> dict[str, str]:
+    """Groups whose removal breaks the model's own code, with what failed: found by trying classes of alike groups.
+
+    `numbers` are those of the whole model's forward, None where that does not run on fake tensors.
+    """
 
     def failure(groups: Sequence[NeuronGroup]) -> str | None:
         samples = (_sample(groups, seed) for seed in range(2))

@@ -170,14 +170,14 @@ def _grouped(flow: Flow, x: Tensor, weight: Tensor, groups: int, transposed: boo
             flow.space.freeze(channels, flow.located(CONSTANT_GROUPS))
         else:
             flow.space.tie(rows, channels)
-            flow.note_reader(x, 1, channels, rows)
+            flow.note_reader(x, 1, channels, weight, rows)
         flow.note_writer(weight, 1)
         if columns is None:
             return None
         return columns[None].repeat(groups, 0).ravel()
     if columns is not None:
         flow.space.tie(per_group[0], columns)
-        flow.note_reader(x, 1, channels, columns)
+        flow.note_reader(x, 1, channels, weight, columns)
     else:
         flow.space.freeze(channels, flow.located(CONSTANT_GROUPS))
     if rows is not None:
