@@ -261,7 +261,8 @@ def tracked_groups(
 ) -> tuple[NeuronGroup, ...]:
     """The groups to track: those named, or all that are exact, or all."""
     if groups is not None:
-        return tuple(dict.fromkeys(neurons[name] for name in groups))
+        asked = {neurons[name].name for name in groups}
+        return tuple(group for group in neurons if group.name in asked)
     return tuple(group for group in neurons if group.exact or include_inexact)
 
 

@@ -113,7 +113,7 @@ def load_recommendations(source: str | Path | Mapping[str, Any] | Recommendation
         read = Recommendations.model_validate_json(json.dumps(data), strict=True)
     except (ValidationError, TypeError, ValueError) as error:
         raise RecommendationError(
-            f"{where} is no recommendations file of version {FORMAT_VERSION}: {_first_problem(error)}.",
+            f"{where} is no recommendations file of version {FORMAT_VERSION}: {_first_problem(error)}",
             hint="Mend the entry, or write the file again with NeuronEngine.save_recommendations.",
         ) from error
     _check_neurons(read)
@@ -159,14 +159,14 @@ def _check_neurons(read: Recommendations) -> None:
 
 def _first_problem(error: Exception) -> str:
     if not isinstance(error, ValidationError):
-        return str(error)
+        return f"{error}."
     first = error.errors()[0]
     if first["type"] == "extra_forbidden":
         key = str(first["loc"][-1])
-        return f"unknown key '{'.'.join(map(str, first['loc']))}'{nearest(key, _known_keys())}"
+        return f"unknown key '{'.'.join(map(str, first['loc']))}'.{nearest(key, _known_keys())}"
     place = ".".join(str(step) for step in first["loc"]) or "the file"
     given = f" (found {first['input']!r})" if isinstance(first.get("input"), str | int | float) else ""
-    return f"{place}: {first['msg']}{given}"
+    return f"{place}: {first['msg']}{given}."
 
 
 def _known_keys() -> list[str]:
