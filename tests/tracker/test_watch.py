@@ -162,6 +162,42 @@ def test_inference_mode_and_no_grad_mix() -> None:
     assert watch.results()[0]["fc1"][Row.COUNT, 0] == 15
 
 
+class Flattening(nn.Module):
+    """Tokens laid end to end, as in mixtures of experts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.one, self.two = nn.Embedding(9, 3), nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        return self.two(torch.relu(self.one(self.embed(input_ids).flatten(0, 1))))
+
+
+def test_padding_of_flattened_tokens_does_not_count() -> None:
+    model, ids = Flattening(), torch.randint(9, (3, 5))
+    mask = torch.arange(5)[None] < torch.tensor([[5], [2], [1]])
+    watch = Watch(list(discover(model, ids)))
+    with watching(model, watch), torch.no_grad():
+        model(ids, attention_mask=mask)
+        hidden = torch.relu(model.one(model.embed(ids)))[mask].double()
+    found = watch.results()[0]["one"]
+    assert found[Row.COUNT, 0] == 8
+    torch.testing.assert_close(found[Row.MEAN], hidden.mean(0), rtol=1e-6, atol=1e-7)
+
+
+def test_autocast() -> None:
+    model, x = CNN().eval(), images(1)[0][0]
+    watch = watched(model, x, covariance=True)
+    with watching(model, watch), torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        model(x)
+    blocks, covariance = watch.results()
+    expected = block(model, x, "fc1")
+    torch.testing.assert_close(blocks["fc1"][Row.MEAN], expected[Row.MEAN], rtol=0.1, atol=0.02)
+    torch.testing.assert_close(
+        torch.from_numpy(covariance["fc1"]).diag(), blocks["fc1"][Row.M2] / 5, rtol=1e-4, atol=1e-8
+    )
+
+
 def test_a_reset_forgets() -> None:
     model, x = CNN().eval(), images(1)[0][0]
     watch = watched(model, x, covariance=True)
