@@ -109,13 +109,14 @@ def test_importing_the_command_line_does_not_import_torch() -> None:
 
 def imported(source: Path) -> set[str]:
     """The packages that a module imports by an import statement, anywhere in it but for the type checker."""
+    nodes = list(ast.walk(ast.parse(source.read_text())))
+    guards = [node for node in nodes if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    guarded = {id(child) for guard in guards for child in ast.walk(guard)}
     found = set()
-    for node in ast.walk(ast.parse(source.read_text())):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            node.body = []  # seen before its children, which are thus left out
-        elif isinstance(node, ast.Import):
+    for node in nodes:
+        if isinstance(node, ast.Import) and id(node) not in guarded:
             found |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        elif isinstance(node, ast.ImportFrom) and id(node) not in guarded and node.module:
             found.add(node.module.partition(".")[0])
     return found
 
