@@ -18,6 +18,7 @@ from pruner.metrics import count_parameters
 from pruner.verification import FailedChecksError, VerificationReport, capture, verify
 from tracker.errors import DataError
 from tracker.neuron_map import NeuronMap
+from tracker.progress import step as long_step
 
 Results = dict[str, Any]
 
@@ -114,19 +115,22 @@ def check_weights(model: nn.Module) -> None:
 def _simulate(model: nn.Module, neurons: NeuronMap, decision: Decision, how: Execution) -> int:
     """The real path, stopped before the commit; returns how many parameters the pruned model would have."""
     proof = how.dry_run and how.config.validation.validate_outputs
-    return check(model, decision.plan, neurons, optimizer=how.optimizer, proof=proof).parameters_after
+    with long_step("Simulating"):
+        return check(model, decision.plan, neurons, optimizer=how.optimizer, proof=proof).parameters_after
 
 
 def _remove(model: nn.Module, neurons: NeuronMap, decision: Decision, how: Execution) -> VerificationReport | None:
     verifying = how.config.validation.validate_outputs
-    reference = capture(model, decision.plan, neurons, how.data_loader) if verifying else None
+    with long_step("Silencing the neurons"):
+        reference = capture(model, decision.plan, neurons, how.data_loader) if verifying else None
     backup = Backup(model, how.optimizer, keep=by_reference)
     try:
         prune_(model, decision.plan, neurons, optimizer=how.optimizer, proof=False)  # the report has the proof
         checkpoint = None if how.store is None else how.store(model)
         if reference is None:
             return None
-        report = verify(model, reference, checkpoint=checkpoint)
+        with long_step("Verifying"):
+            report = verify(model, reference, checkpoint=checkpoint)
     except BaseException:
         backup.restore(model)
         raise

@@ -416,10 +416,12 @@ def _loading(results: WorkflowResults) -> str:
     if run["base"] is not None:
         return (
             "from neuronscope.model_names import load_model\n\n"
-            f"model = load_model({directory}, original={json.dumps(run['base'])})\n"
+            f"directory = {directory}\n"
+            f"model = load_model(directory, original={json.dumps(run['base'])})\n"
         )
     return (
         "from pruner import load_pruned\n\n"
+        f"directory = {directory}\n"
         f"# {run['model']} stands for what builds the original model: the class, or any function without arguments.\n"
-        f"model = load_pruned({directory}, {run['model']})\n"
+        f"model = load_pruned(directory, {run['model']})\n"
     )

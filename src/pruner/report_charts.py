@@ -38,9 +38,11 @@ def activity_strip(layer: Layer) -> Html:
         element("rect", class_=f"a{level}", x=first * step, y=0, width=(last - first) * step, height=10)
         for level, first, last in _runs([_level(entry) for entry in layer.profile])
     ]
+    shares = [entry.removed / entry.size for entry in layer.profile]
+    scale = 3.5 / (max(shares) or 1.0)
     marks = [
-        element("rect", class_="gone", x=first * step, y=11.5, width=(last - first) * step, height=3.5 * share)
-        for share, first, last in _runs([entry.removed / entry.size for entry in layer.profile])
+        element("rect", class_="gone", x=first * step, y=11.5, width=(last - first) * step, height=scale * share)
+        for share, first, last in _runs(shares)
         if share
     ]
     fired = sum((entry.firing or 0.0) * entry.size for entry in layer.profile) / layer.before

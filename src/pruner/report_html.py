@@ -83,7 +83,7 @@ def _header(report: Report) -> Html:
             element("time", f"{started:%d %B %Y, %H:%M}".lstrip("0"), datetime=report.started),
             class_="eyebrow",
         ),
-        element("h1", report.headline),
+        element("h1", report.headline.replace("× ", "×\N{NO-BREAK SPACE}").replace(" %", "\N{NO-BREAK SPACE}%")),
         element("p", report.summary, class_="lede"),
     )
 

@@ -45,6 +45,7 @@ from tracker.fingerprint import unwrapped
 from tracker.history import EpochRecord
 from tracker.neuron_map import NeuronMap
 from tracker.plots import plot_heatmap, plot_histograms
+from tracker.progress import step as long_step
 from tracker.recommendations import Recommendations, load_recommendations
 
 COVARIANCE_BYTES = 32 * 2**20
@@ -143,17 +144,17 @@ class IntegratedTrackingPruningWorkflow:
         given: Recommendations | Mapping[str, Any] | str | Path | None,
         auto_prune: bool,
     ) -> WorkflowResults:
-        with run.step("track"):
+        with run.step("track"), long_step("Tracking"):
             neurons = current_map(run.model, run.data_loader)
             if given is None:
                 advice, tracking = self._tracked(run, neurons)
             else:
                 advice = load_recommendations(given)
                 tracking = _tracking(neurons, advice, batches=0, history=())
-        with run.step("store"):
+        with run.step("store"), long_step("Storing the original"):
             run.write("recommendations", run.outputs.recommendations, advice.model_dump(mode="json"))
             run.save(run.model, run.outputs.original_model, "original_model")
-        with run.step("measure"):
+        with run.step("measure"), long_step("Measuring"):
             quality = run.quality_of(run.model)
         try:
             with run.step("prune and verify"):
@@ -266,7 +267,7 @@ class _Run:
         outcome: Outcome,
     ) -> WorkflowResults:
         """Measure what came of it, and write everything down."""
-        with self.step("measure"):
+        with self.step("measure"), long_step("Measuring"):
             metrics = self._metrics(pruning, quality, changed=outcome == "pruned")
         self.write("plan", self.outputs.plan, pruning["plan"])
         self.write("pruning", self.outputs.pruning, {"pruning_results": pruning, "metrics": metrics})
@@ -290,7 +291,7 @@ class _Run:
             "report": {},
             "outputs": self.written,
         }
-        with self.step("draw"):
+        with self.step("draw"), long_step("Drawing"):
             self._draw(tracking, pruning)
         results["report"] = write_report(build_report(results), self.outputs)
         log.logger.info("Report: %s", results["report"]["html"])

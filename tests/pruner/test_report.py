@@ -171,5 +171,6 @@ def test_the_snippet_loads_the_stored_model() -> None:
     report = build_report(sample_results())
 
     compile(report.loading, "<report>", "exec")
-    assert 'load_pruned("outputs/pruned_models/DigitsCNN_20250912-101523_pruned", SmallResNet)' in report.loading
+    assert 'directory = "outputs/pruned_models/DigitsCNN_20250912-101523_pruned"' in report.loading
+    assert report.loading.endswith("model = load_pruned(directory, SmallResNet)\n")
     assert build_report(sample_results(outcome="restored")).loading == ""
