@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from itertools import chain
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -108,9 +109,10 @@ def _check(model: nn.Module) -> None:
 
 
 def _working_call(model: nn.Module) -> Call:
-    """The first candidate that the model's forward accepts."""
+    """The first call that the model's forward accepts: the one it was last discovered with, or a candidate."""
+    remembered = example_call(model)
     failures: list[str] = []
-    for call in candidate_calls(model):
+    for call in chain([remembered] if remembered else [], candidate_calls(model)):
         error = _failure(model, call)
         if error is None:
             return call

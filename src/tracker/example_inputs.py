@@ -75,7 +75,7 @@ def _of_transformers(model: Any) -> Iterator[Call]:
         size = getattr(config, "image_size", 224)
         height, width = size if isinstance(size, list | tuple) else (size, size)
         yield Call((), {"pixel_values": torch.zeros(2, getattr(config, "num_channels", 3), height, width)})
-    ids = torch.zeros(2, 8, dtype=torch.long)
+    ids = _token_ids(int(getattr(config, "vocab_size", 2)))
     if getattr(config, "is_encoder_decoder", False):
         yield Call((), {"input_ids": ids, "decoder_input_ids": ids})
     yield Call((), {"input_ids": ids})
@@ -90,7 +90,7 @@ def _guessed(model: nn.Module) -> Iterator[Call]:
     for module in model.modules():
         shapes: list[tuple[int, ...]] = []
         if isinstance(module, nn.Embedding):
-            yield Call((torch.zeros(2, 8, dtype=torch.long),))
+            yield Call((_token_ids(module.num_embeddings),))
         elif isinstance(module, nn.Conv1d):
             shapes = [(2, module.in_channels, size) for size in (64, 1024)]
         elif isinstance(module, nn.Conv2d):
@@ -105,6 +105,11 @@ def _guessed(model: nn.Module) -> Iterator[Call]:
         for shape in shapes:
             yield Call((torch.zeros(shape, dtype=dtype),))
         return
+
+
+def _token_ids(vocabulary: int) -> torch.Tensor:
+    """Two texts of eight tokens, all different where there are enough: on equal ones most mistakes cannot be seen."""
+    return torch.arange(16).remainder(max(1, vocabulary)).reshape(2, 8)
 
 
 def _without_cache(model: nn.Module, call: Call) -> Call:

@@ -38,13 +38,15 @@ def stand_ins(
     """Stand-ins for a model's tensors, and a function that makes a call out of them.
 
     Inside, operators run on shapes alone. `shapes` overrides the shape of tensors by their first name. With
-    `real=True` the stand-ins are the values themselves (cut to `shapes` from the front), for models that look at them.
+    `real=True` the stand-ins are copies of the values (cut to `shapes` from the front), for models that look at them.
+    To be used under `left_as_found`.
     """
     shapes = shapes or {}
     if real:
+        _lend_attributes(model, _copied)
         yield (
             {name: _cut(t.detach(), shapes.get(name)) for name, t in tensors(model).items()},
-            lambda call: Call(*tree_map_only(Tensor, Tensor.detach, (call.args, call.kwargs))),
+            lambda call: Call(*tree_map_only(Tensor, _copied, (call.args, call.kwargs))),
         )
         return
     with FakeTensorMode(allow_non_fake_inputs=True), _quiet():
@@ -55,6 +57,7 @@ def stand_ins(
                 return torch.empty_strided(tuple(tensor.shape), tensor.stride(), dtype=tensor.dtype, device=device)
             return torch.empty(shape or tuple(tensor.shape), dtype=tensor.dtype, device=device)
 
+        _lend_attributes(model, lambda tensor: fake(tensor) if tensor.is_meta else _copied(tensor))
         yield (
             {name: fake(tensor, shapes.get(name)) for name, tensor in tensors(model).items()},
             lambda call: Call(*tree_map_only(Tensor, fake, (call.args, call.kwargs))),
@@ -70,6 +73,7 @@ def run(model: nn.Module, stand_in: Mapping[str, Tensor], call: Call) -> Any:
 def left_as_found(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; afterwards every module is as it was, whatever its forward kept."""
     saved = [(module, dict(vars(module))) for module in model.modules()]
+    training = [(module, module.training) for module in model.modules()]
     contents = [
         (value, value.copy())
         for _, attributes in saved
@@ -77,17 +81,24 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
         if isinstance(value, dict | list | set)
     ]
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), unfused():
+        with torch.no_grad(), torch.random.fork_rng(devices=_cuda_devices(model)), unfused():
             for module in model.modules():
                 module.training = False
             yield
     finally:
         for module, attributes in saved:
-            vars(module).clear()
-            vars(module).update(attributes)
+            vars(module).update(attributes)  # first, so that an interrupt here leaves nothing missing
+            for name in vars(module).keys() - attributes.keys():
+                del vars(module)[name]
+        for module, mode in training:  # a scripted module does not keep it among its attributes
+            module.training = mode
         for container, content in contents:
-            container.clear()
-            container.extend(content) if isinstance(container, list) else container.update(content)
+            if isinstance(container, list):
+                container[:] = content
+                continue
+            container.update(content)
+            for surplus in [key for key in container if key not in content]:
+                container.pop(surplus) if isinstance(container, dict) else container.discard(surplus)
 
 
 @contextmanager
@@ -95,9 +106,9 @@ def unfused() -> Iterator[None]:
     """Attention and recurrent layers run as the operators they consist of, not as one that hides what reads what."""
     backends: Any = torch.backends
     before = backends.mha.get_fastpath_enabled(), backends.mkldnn.enabled
-    backends.mha.set_fastpath_enabled(False)
-    backends.mkldnn.enabled = False
     try:
+        backends.mha.set_fastpath_enabled(False)
+        backends.mkldnn.enabled = False
         yield
     finally:
         backends.mha.set_fastpath_enabled(before[0])
@@ -116,5 +127,19 @@ def _quiet() -> Iterator[None]:
         logger.disabled = before
 
 
+def _cuda_devices(model: nn.Module) -> list[torch.device]:
+    return list({tensor.device for tensor in tensors(model).values() if tensor.device.type == "cuda"})
+
+
+def _lend_attributes(model: nn.Module, stand_in: Callable[[Tensor], Tensor]) -> None:
+    """Replace the tensors that modules keep beside parameters and buffers; `left_as_found` brings them back."""
+    for module in model.modules():
+        vars(module).update({name: stand_in(t) for name, t in vars(module).items() if isinstance(t, Tensor)})
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone()
+
+
 def _cut(tensor: Tensor, shape: tuple[int, ...] | None) -> Tensor:
-    return tensor if shape is None else tensor[tuple(slice(0, size) for size in shape)].contiguous()
+    return _copied(tensor if shape is None else tensor[tuple(slice(0, size) for size in shape)])
