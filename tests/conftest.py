@@ -1,10 +1,12 @@
-"""What every test relies on: one thread, one seed, and skips for hardware that is not there."""
+"""What every test relies on: no network, one thread, one seed, and skips for hardware that is not there."""
 
+import os
 import shutil
 
 import pytest
 import torch
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when transformers is imported
 torch.set_num_threads(1)
 
 

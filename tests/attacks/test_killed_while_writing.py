@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pytest
 
+import tracker.files
+
 # Forks one child per line that is executed between "nothing written" and "done", and ends the child at that line the
 # hard way: no `finally`, no buffers flushed. Prints what each child left at the target ("-" if nothing).
 KILLER = """
-import os, sys
+import os, sys, types
 from pathlib import Path
+sys.modules["tracker"] = types.ModuleType("tracker")  # without torch, which makes a fork slow
+sys.modules["tracker"].__path__ = [sys.argv[4]]
 from tracker.files import atomic_path, write_bytes
 
 def write_in_two_halves(path, data):
@@ -54,7 +58,7 @@ while status != 0:
 
 
 def contents_after_every_kill(writer: str, directory: Path, old: str) -> list[str]:
-    command = [sys.executable, "-c", KILLER, writer, str(directory), old]
+    command = [sys.executable, "-c", KILLER, writer, str(directory), old, str(Path(tracker.files.__file__).parent)]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
 
 
