@@ -20,7 +20,7 @@ def sample_results(
     history: int = 4,
 ) -> WorkflowResults:
     """A run over `layers`, (name, size) each, that took out about `share` of their neurons; the same every time."""
-    chance = random.Random(7)  # noqa: S311 - a sample, not a secret
+    chance = random.Random(7)
     tracked: dict[str, TrackedLayer] = {}
     pruned: dict[str, PrunedLayer] = {}
     recommended: list[dict[str, Any]] = []
