@@ -297,7 +297,10 @@ class _Operators(TorchDispatchMode):
         self.flow = flow
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        with torch._C.DisableTorchFunction():  # what reads sizes in here is not the model's code
+            return self._apply(func, args, kwargs or {})
+
+    def _apply(self, func: Any, args: Any, kwargs: Any) -> Any:
         out = func(*args, **kwargs)
         flow = self.flow
         flow.constants.extend(use_of(func, args, kwargs))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MappingView, Sequence, Set
+from collections.abc import Mapping, Sequence, Set, ValuesView
 from typing import Any
 
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ def tensors_in(given: Any, *, caches: bool = True) -> list[Tensor]:
             continue
         elif isinstance(value, Mapping):
             todo.extend(item for key, item in value.items() if caches or key not in _CACHES)
-        elif isinstance(value, Sequence | Set | MappingView):
+        elif isinstance(value, Sequence | Set | ValuesView):
             todo.extend(value)
         elif hasattr(value, "__dict__"):
             todo.extend(vars(value).values())

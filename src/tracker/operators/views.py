@@ -50,8 +50,11 @@ def unsqueeze(flow: Flow, out: Tensor, x: Tensor, dim: int) -> None:
 
 @operator_rule("squeeze")
 def squeeze(flow: Flow, out: Tensor, x: Tensor, dim: int | Sequence[int] | None = None) -> None:
-    """Axes of size one go; they carry no labels."""
+    """Axes of size one go; they carry no labels. One neuron stays where an axis would go as well if it had but one."""
     dims = range(x.dim()) if dim is None else [dim] if isinstance(dim, int) else dim
+    for d in dims:
+        if (labels := flow.vector(x, d)) is not None:
+            flow.space.freeze(labels[-1:], flow.located("`squeeze` takes an axis of one neuron away"))
     gone = {d % x.dim() for d in dims if x.shape[d] == 1}
     relabel(flow, out, x, lambda axis: axis - sum(d < axis for d in gone))
 
