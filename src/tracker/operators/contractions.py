@@ -231,10 +231,16 @@ def attention(flow: Flow, out: Any, query: Tensor, key: Tensor, value: Tensor, *
     flow.put(result, blocks)
     for leaf in [*args, *kwargs.values()]:
         if isinstance(leaf, Tensor):
-            flow.freeze(leaf, "is an attention mask or bias")
-            for axis in range(-leaf.dim(), -2):
-                if leaf.shape[axis] > 1:
-                    flow.fix(result, axis, "has an attention mask or bias of its own")
+            _mask(flow, result, leaf)
+
+
+def _mask(flow: Flow, result: Tensor, mask: Tensor) -> None:
+    """A mask or bias over (…, query, key): heads have their own, or share one."""
+    for axis in range(-mask.dim(), 0):
+        if axis >= -2:
+            flow.fix(mask, axis, "is a sequence")
+        elif mask.shape[axis] > 1:
+            flow.tie_axes(result, axis, mask, axis, "has an attention mask or bias without heads")
 
 
 def _heads(flow: Flow, operands: tuple[Tensor, Tensor, Tensor], axis: int) -> Labels | None:
