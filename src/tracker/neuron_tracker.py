@@ -113,7 +113,7 @@ class NeuronTracker:
 
         Raises `DataError` where nothing was seen yet, for NaN or Inf, and for an epoch that is not a whole number.
         """
-        if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
+        if type(epoch) is not int or epoch < 0:  # a bool is an int, and no epoch
             raise DataError(f"The epoch is {epoch!r}.", hint="Give its number: 0, 1, 2, …")
         stats = self.stats
         record = self.history.log(stats, epoch, loss, accuracy)

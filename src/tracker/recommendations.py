@@ -77,7 +77,7 @@ class Recommendations(_Entry):
     """
 
     format: Literal["neuronscope/recommendations"] = "neuronscope/recommendations"
-    version: Literal[1] = FORMAT_VERSION
+    version: Literal[1] = 1
     model: str = ""
     fingerprint: str = ""
     epoch: int | None = None

@@ -97,7 +97,7 @@ def _input_hook(taps: Taps, pairs: list[tuple[NeuronGroup, Read]], visitor: Visi
     return hook
 
 
-class _OperatorTaps(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _OperatorTaps(TorchDispatchMode):
     """Finds, among all operators that run, those that contract one of the tapped parameters."""
 
     def __init__(self, model: nn.Module, taps: Taps, pairs: list[tuple[NeuronGroup, Read]], visitor: Visitor) -> None:
