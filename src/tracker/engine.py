@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from torch import nn
 
@@ -33,6 +34,9 @@ class NeuronEngine:
                 train_one_epoch(model)
             engine.log_epoch(epoch, loss, accuracy)
 
+    The engine is a context manager too: `with NeuronEngine() as engine:` watches every model tracked in the block until
+    its end.
+
     Methods without a `name` speak of the model that was tracked or observed last.
 
     Args:
@@ -56,6 +60,7 @@ class NeuronEngine:
         self._covariance = covariance
         self._trackers: dict[str, NeuronTracker] = {}
         self._current: NeuronTracker | None = None
+        self._block: ExitStack | None = None
 
     def track_model(self, model: nn.Module, name: str | None = None) -> NeuronTracker:
         """The tracker of a model, made at the first call; it becomes the one that methods speak of.
@@ -74,6 +79,8 @@ class NeuronEngine:
         )
         self._trackers[tracker.name] = tracker
         self._current = tracker
+        if self._block is not None and known is None:
+            self._block.enter_context(tracker.tracking())
         return tracker
 
     def tracker(self, name: str | None = None) -> NeuronTracker:
@@ -108,6 +115,21 @@ class NeuronEngine:
         tracker = self.tracker() if model is None else self.track_model(model)
         with tracker.tracking(neurons, data_loader=data_loader):
             yield tracker
+
+    def __enter__(self) -> Self:
+        """Watch the models tracked so far, and those tracked from here on, until the block ends."""
+        with ExitStack() as opening:
+            for tracker in self._trackers.values():
+                opening.enter_context(tracker.tracking())
+            self._block = opening.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        block, self._block = self._block, None
+        if block is not None:
+            block.__exit__(kind, error, traceback)
 
     def get_summary(self, name: str | None = None) -> dict[str, Any]:
         """The latest activity and the history of a model, as JSON-ready data."""

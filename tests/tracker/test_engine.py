@@ -152,3 +152,20 @@ def test_the_public_methods_are_those_promised() -> None:
     assert list(inspect.signature(NeuronEngine.log_epoch).parameters)[1:4] == ["epoch", "loss", "accuracy"]
     assert list(inspect.signature(NeuronEngine.observe).parameters)[1:3] == ["model", "data_loader"]
     assert list(inspect.signature(NeuronEngine.track_model).parameters)[1:3] == ["model", "name"]
+
+
+def test_the_engine_is_a_block_for_a_training_loop(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    with NeuronEngine(output_dir=tmp_path) as engine:
+        tracker = engine.track_model(model, "net")
+        for epoch in range(2):
+            for _ in range(3):
+                model(torch.randn(5, 4)).sum().backward()
+            record = engine.log_epoch(epoch, loss=1.0)
+            assert record.batches == 3
+        assert model[2]._forward_pre_hooks
+    assert not model[2]._forward_pre_hooks
+    assert [entry.epoch for entry in tracker.history.epochs] == [0, 1]
+    with pytest.raises(RuntimeError, match="as it happens"), engine:
+        raise RuntimeError("as it happens")
+    assert not model[2]._forward_pre_hooks
