@@ -120,8 +120,8 @@ def sliced(model: nn.Module, neurons: NeuronMap, removal: Removal) -> nn.Module:
         for (parameter, dim), positions in neurons[name].slices(chosen).items():
             tensor = owner.setdefault(id(tensors[parameter]), tensors[parameter])
             gone.setdefault((id(tensor), dim), set()).update(positions.tolist())
-    for (key, dim), positions in gone.items():
-        kept = [i for i in range(owner[key].shape[dim]) if i not in positions]
+    for (key, dim), removed in gone.items():
+        kept = [i for i in range(owner[key].shape[dim]) if i not in removed]
         owner[key].data = owner[key].data.index_select(dim, torch.tensor(kept))
     for integer in neurons.integers:
         falls = sum(len(removal.get(name, ())) * times for name, times in integer.follows.items())
@@ -135,7 +135,7 @@ def sliced(model: nn.Module, neurons: NeuronMap, removal: Removal) -> nn.Module:
 def _lowered(value: Any, path: list[str | int], falls: int) -> Any:
     if not path:
         return value - falls
-    items = dict(value) if isinstance(value, dict) else list(value)
+    items: Any = dict(value) if isinstance(value, dict) else list(value)
     items[path[0]] = _lowered(items[path[0]], path[1:], falls)
     return items if isinstance(value, dict) else type(value)(items)
 

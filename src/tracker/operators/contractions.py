@@ -156,6 +156,7 @@ def _grouped(flow: Flow, x: Tensor, weight: Tensor, groups: int, transposed: boo
     channels, columns = flow.vector(x, 1), flow.vector(weight, 1)
     rows = flow.vector(weight, 0)
     if channels is None:
+        flow.note_writer(weight, 1 if transposed else 0)
         for labels in (rows, columns):
             if labels is not None:
                 flow.space.freeze(labels, flow.located("reads the model's input in groups"))
