@@ -137,7 +137,7 @@ def test_a_convolution_over_heads_folded_into_the_batch() -> None:
 @pytest.mark.parametrize(
     ("compute", "parts", "why"),
     [
-        (lambda m, h: F.conv2d(h, h.new_ones(8, 1, 3, 3), groups=m.n), {"n": 8}, "a kernel without neurons"),
+        (lambda m, h: F.conv2d(h, torch.ones(8, 1, 3, 3).to(h), groups=m.n), {"n": 8}, "a kernel without neurons"),
         (lambda m, h: F.conv2d(h, m.w, groups=8), {"w": parameter(8, 1, 3, 3)}, "constant number of groups"),
         (lambda m, h: F.conv2d(h, m.w * h.mean(), groups=2), {"w": parameter(8, 4, 1, 1)}, "with another activation"),
         (lambda m, h: F.conv2d(h, m.w * h.mean()), {"w": parameter(8, 8, 1, 1)}, "with another activation"),
