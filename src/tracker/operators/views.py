@@ -21,9 +21,9 @@ def relabel(flow: Flow, out: Tensor, x: Tensor, move: Callable[[int], int]) -> N
     flow.put(out, [Block(tuple(move(axis) for axis in axes), grid) for axes, grid in flow.blocks(x)])
 
 
-@operator_rule("t", "numpy_T", "mT")
-def transpose_last(flow: Flow, out: Tensor, x: Tensor) -> None:
-    """A matrix's transpose."""
+@operator_rule("t", "numpy_T")
+def transpose_all(flow: Flow, out: Tensor, x: Tensor) -> None:
+    """All axes in reverse."""
     relabel(flow, out, x, lambda axis: x.dim() - 1 - axis)
 
 
@@ -63,6 +63,19 @@ def squeeze(flow: Flow, out: Tensor, x: Tensor, dim: int | Sequence[int] | None 
 def expand(flow: Flow, out: Tensor, x: Tensor, size: Sequence[int], **kwargs: Any) -> None:
     """Axes of size one grow; they carry no labels."""
     relabel(flow, out, x, lambda axis: axis + out.dim() - x.dim())
+
+
+@operator_rule("view_as_complex")
+def view_as_complex(flow: Flow, out: Tensor, x: Tensor) -> None:
+    """The last axis, of two, becomes a complex number."""
+    flow.fix(x, -1, "is a pair of numbers")
+    flow.put(out, flow.blocks(x))
+
+
+@operator_rule("view_as_real")
+def view_as_real(flow: Flow, out: Tensor, x: Tensor) -> None:
+    """A complex number becomes a last axis of two."""
+    flow.put(out, flow.blocks(x))
 
 
 @operator_rule("flip")
