@@ -198,10 +198,18 @@ def tie_pieces(flow: Flow, pieces: Sequence[Tensor], axis: int) -> None:
             flow.space.tie(vectors[0], vector)
 
 
+def _rms_norm(flow: Flow, call: Call, out: Any) -> None:
+    """Runs as smaller operators, which do not see the sizes it was given."""
+    sizes = call.argument("normalized_shape", 1)
+    for offset, size in enumerate(sizes):
+        flow.explain(out, out.dim() - len(sizes) + offset, size)
+
+
 _READINGS: Mapping[str, Callable[[Flow, Call, Any], None]] = {
     "view": _view,
     "reshape": _view,
     "unflatten": _unflatten,
+    "rms_norm": _rms_norm,
     "expand": _expand,
     "broadcast_to": _expand,
     "zeros": _create(0),

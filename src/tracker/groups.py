@@ -178,7 +178,8 @@ class _Facts:
     ) -> NeuronGroup:
         """The group that lies on the sites `owners`."""
         others = [number for number in owners if number not in self.consumed]
-        writers = [number for number in others if number in self.written]
+        # A tied embedding reads the neurons as the output layer, and writes them.
+        writers = [n for n in owners if n in self.written and (n in others or len(self.sites[n].names) > 1)]
         modules = {site.module for number in writers for site in self.sites[number].sites}
         beside = [n for n in others if n not in writers and self.sites[n].sites[0].module in modules]
         producers = tuple(site for n in [*writers, *beside] or others or owners for site in self.sites[n].sites)

@@ -63,15 +63,15 @@ def _cut(
     """A slice that leaves out part of a labelled axis."""
     first, last, step = cut
     size, labels = x.shape[axis], flow.space.margin(*found)
+    if size % step == 0 and first < step != 1 and last == size:  # one of every few, which go together
+        few = labels.reshape(-1, step)
+        flow.space.tie(few[:, :1], few)
+        return
     for bound, at in zip(named, (first, last), strict=True):
         if 0 < at < size:
             _bound(flow, found, labels, bound, at)
     if step != 1:
-        if size % step == 0 and first < step and last == size:
-            pairs = labels.reshape(-1, step)
-            flow.space.tie(pairs[:, :1], pairs)
-        else:
-            flow.fix(x, axis, "is sliced with a step")
+        flow.fix(x, axis, "is sliced with a step")
 
 
 def _bound(flow: Flow, found: tuple[Any, int], labels: Any, bound: Any, at: int) -> None:
