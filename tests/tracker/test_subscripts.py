@@ -1,0 +1,46 @@
+"""Slices in subscripts are found in the order of the axes, with their bounds as given."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tracker.subscripts import cuts, resolved
+
+
+@pytest.mark.parametrize(
+    ("index", "expected"),
+    [
+        (slice(None, 2), [(0, 2)]),
+        (slice(None), []),
+        (slice(0, 100), []),
+        ((slice(None), slice(1, None)), [(1, 5)]),
+        ((slice(None, 2), slice(None, 3)), [(0, 2), (0, 3)]),
+        ((..., slice(-3, None)), [(-3, 6)]),
+        ((0, slice(None), slice(2, 4)), [(2, 4)]),
+        ((None, slice(1, 3), ...), [(1, 3)]),
+        ((torch.zeros(4, 5, dtype=torch.bool), slice(1, None)), [(1, 6)]),
+        ((torch.tensor([0, 1]), slice(1, None)), [(1, 5)]),
+        ((slice(None), slice(None, None, 2)), [(0, 5)]),
+        ((True, slice(None, 3)), [(0, 3)]),
+        (3, []),
+    ],
+)
+def test_cuts_of_a_tensor_of_4_by_5_by_6(index: object, expected: list[tuple[int, int]]) -> None:
+    assert list(cuts((4, 5, 6), index)) == expected
+
+
+bounds = st.none() | st.integers(-9, 9)
+
+
+@given(size=st.integers(1, 8), first=st.integers(-9, 9), last=st.integers(-9, 9))
+def test_bounds_are_counted_as_python_counts_them(size: int, first: int, last: int) -> None:
+    start, stop = resolved((first, last), size)
+    assert list(range(size))[first:last] == list(range(start, stop))
+
+
+@given(parts=st.lists(st.tuples(bounds, bounds), min_size=1, max_size=3))
+def test_every_slice_that_leaves_something_out_is_a_cut(parts: list[tuple[int | None, int | None]]) -> None:
+    shape = (4, 5, 6)[: len(parts)]
+    kept = [len(range(size)[slice(*part)]) for size, part in zip(shape, parts, strict=True)]
+    assert len(list(cuts(shape, tuple(slice(*part) for part in parts)))) == sum(map(int.__lt__, kept, shape))
