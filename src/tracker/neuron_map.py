@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, cast, get_args
@@ -22,6 +23,7 @@ Kind = Literal["mlp", "attention", "channel", "residual", "expert", "other"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Positions = NDArray[np.int64]
 FORMAT_VERSION = 1
+_MOST_POSITIONS = 2**26  # of one group on one dimension: half a gigabyte, so that a small file cannot ask for more
 
 
 class Site(NamedTuple):
@@ -154,11 +156,11 @@ class NeuronMap:
         return iter(self.groups)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._by_name()
+        return name in self._by_name
 
     def __getitem__(self, name: str) -> NeuronGroup:
         """The group called `name`, or written by the module `name`; raises `UnknownLayerError` otherwise."""
-        found = self._by_name().get(name)
+        found = self._by_name.get(name)
         if found is not None:
             return found
         for entry in self.frozen:
@@ -168,10 +170,11 @@ class NeuronMap:
                     hint="Print the neuron map to see which layers can be pruned.",
                 )
         raise UnknownLayerError(
-            f"The model has no layer '{name}'.{nearest(name, self._by_name())}",
+            f"The model has no layer '{name}'.{nearest(name, self._by_name)}",
             hint="Print the neuron map to see the names of all layers.",
         )
 
+    @cached_property
     def _by_name(self) -> dict[str, NeuronGroup]:
         """Groups by their own names and, where no group has that name, by the modules that produce them."""
         table: dict[str, NeuronGroup] = {}
@@ -203,12 +206,13 @@ class NeuronMap:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> NeuronMap:
+    def from_json(cls, data: Any) -> NeuronMap:
         """Rebuild a map; raises `DiscoveryError` where the data is not one."""
-        if data.get("format") != "neuronscope/neuron-map" or data.get("version") != FORMAT_VERSION:
+        head = data if isinstance(data, Mapping) else {}
+        if head.get("format") != "neuronscope/neuron-map" or head.get("version") != FORMAT_VERSION:
             raise DiscoveryError(
-                f"Not a neuron map of version {FORMAT_VERSION}: format {data.get('format')!r}, "
-                f"version {data.get('version')!r}.",
+                f"Not a neuron map of version {FORMAT_VERSION}: format {head.get('format')!r}, "
+                f"version {head.get('version')!r}.",
                 hint="Write the map again with NeuronMap.save or `neuronscope map --json`.",
             )
         try:
@@ -291,5 +295,7 @@ def _runs(positions: Positions) -> list[list[int]]:
 
 
 def _from_runs(runs: list[list[int]], size: int) -> Positions:
+    if any(first < 0 or length < 1 for first, length in runs) or sum(length for _, length in runs) > _MOST_POSITIONS:
+        raise ValueError("positions out of range")
     flat = np.concatenate([np.arange(first, first + length, dtype=np.int64) for first, length in runs])
     return flat.reshape(size, -1)
