@@ -17,7 +17,7 @@ INSTALLED := $(VENV)/.installed
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$python"; break; }; done)
 
-.PHONY: help setup demo test chromium bench docs lint format clean
+.PHONY: help setup demo test chromium picture bench docs lint format clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,8 +46,16 @@ chromium: ## Install Chromium for the browser tests, where it is missing
 		$$as_root apt-get update -qq && $$as_root apt-get install -y -qq --no-install-recommends chromium; \
 	} || echo "Chromium is missing and could not be installed: the browser tests will be skipped." >&2
 
+picture: setup chromium ## Draw docs/report.png, the README's picture of the demo's report
+	rm -rf build/picture && $(BIN)/neuronscope demo --out build/picture
+	chromium --headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking \
+		--disable-component-update --disable-sync --user-data-dir="$$(mktemp -d)" --hide-scrollbars \
+		--window-size=1280,1500 --screenshot=docs/report.png \
+		"file://$$(realpath build/picture/reports/*_report.html)" 2>/dev/null
+
 bench: setup ## Measure the cost of tracking and the gain of pruning
-	@for script in benchmarks/*.py; do echo "$$script"; $(BIN)/python "$$script"; done
+	$(BIN)/python benchmarks/tracking.py
+	$(BIN)/python benchmarks/pruning.py
 
 docs: setup ## Run every code block of the README and docs/
 	$(BIN)/python -m pytest tests/docs

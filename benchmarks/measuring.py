@@ -6,6 +6,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -15,15 +16,24 @@ import torch
 RESULTS = Path(__file__).parent / "results"
 
 
-def in_turn(one: Callable[[], object], other: Callable[[], object], rounds: int) -> tuple[list[float], list[float]]:
-    """Seconds of both, taking turns so that a machine whose speed drifts treats them alike; the first turn is warm-up."""
+def in_turn(
+    one: Callable[[], object],
+    other: Callable[[], object],
+    rounds: int,
+    around_other: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> tuple[list[float], list[float]]:
+    """Seconds of both, in turn, so that a machine of drifting speed treats them alike; the first turn is warm-up.
+
+    What `around_other` sets up is there while `other` runs, and its own time does not count.
+    """
     seconds: tuple[list[float], list[float]] = ([], [])
     for turn in range(rounds + 1):
-        for run, taken in zip((one, other), seconds, strict=True):
-            start = time.perf_counter()
-            run()
-            if turn:
-                taken.append(time.perf_counter() - start)
+        for run, taken, around in zip((one, other), seconds, (nullcontext, around_other), strict=True):
+            with around():
+                start = time.perf_counter()
+                run()
+                if turn:
+                    taken.append(time.perf_counter() - start)
     return seconds
 
 

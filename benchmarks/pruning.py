@@ -22,7 +22,8 @@ from tracker import discover
 
 ROUNDS = 25
 TARGET = 0.9
-SHARES = (0.3, 0.5)
+OVERALL, EVERY_LAYER = "overall, by score", "of every layer, to multiples of 16"
+HOW = ((OVERALL, 0.3), (OVERALL, 0.5), (EVERY_LAYER, 0.25), (EVERY_LAYER, 0.5))
 
 
 def main() -> None:
@@ -31,16 +32,19 @@ def main() -> None:
     torch.manual_seed(0)
     images = torch.rand(256, 1, 8, 8)
     dense = DigitsCNN().eval()
-    discover(dense, images)
     rows, data = [], {}
-    for share in SHARES:
+    layers = [group.name for group in discover(dense, images)]
+    for how, share in HOW:
         pruned = copy.deepcopy(dense)
         discover(pruned, images)
-        engine = PruningEngine(config=create_aggressive_config().update(logging={"verbose": False}))
-        engine.prune_by_magnitude(pruned, sparsity_ratio=share)
+        engine = PruningEngine(config=create_aggressive_config().update(logging={"log_to_console": False}))
+        if how == EVERY_LAYER:
+            engine.prune_structured(pruned, dict.fromkeys(layers, share))
+        else:
+            engine.prune_by_magnitude(pruned, sparsity_ratio=share)
         before, after = in_turn(lambda: forward(dense, images), lambda model=pruned: forward(model, images), ROUNDS)
         latency, flops = median_ratio(before, after), count(dense, images) / count(pruned, images)
-        data[str(share)] = {
+        data[f"{share} {how}"] = {
             "dense_ms": median(before) * 1e3,
             "pruned_ms": median(after) * 1e3,
             "latency_gain": latency,
@@ -49,7 +53,7 @@ def main() -> None:
         }
         rows.append(
             [
-                f"{share:.0%}",
+                f"{share:.0%} {how}",
                 f"{median(before) * 1e3:.1f} ms",
                 f"{median(after) * 1e3:.1f} ms",
                 f"{latency:.2f}×",
@@ -58,7 +62,7 @@ def main() -> None:
             ]
         )
     columns = ["neurons removed", "dense", "pruned", "latency gain", "FLOP gain", f"ratio (target {TARGET})"]
-    write("pruning", columns, rows, {"rounds": ROUNDS, "target": TARGET, "batch": 256, "shares": data})
+    write("pruning", columns, rows, {"rounds": ROUNDS, "target": TARGET, "batch": 256, "cases": data})
 
 
 def forward(model: torch.nn.Module, images: torch.Tensor) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -33,7 +32,7 @@ def main() -> None:
     torch.set_num_threads(2)
     torch.manual_seed(0)
     images = torch.rand(256, 1, 8, 8)
-    encoder = load_encoder()
+    encoder, _ = load_encoder()
     tokens = torch.randint(1000, 20000, (32, 128))
     mask = torch.ones_like(tokens)
     cases: dict[str, tuple[nn.Module, Callable[[nn.Module], Any], tuple[Any, Any]]] = {
@@ -68,16 +67,11 @@ def measure(model: nn.Module, forward: Callable[[nn.Module], Any], example: tupl
     groups = tracked_groups(neurons)
     watch = Watch(groups)
 
-    def plain() -> None:
+    def run() -> None:
         with torch.no_grad():
             forward(model)
 
-    def tracked() -> None:
-        context: AbstractContextManager[Any] = watching(model, watch)
-        with context, torch.no_grad():
-            forward(model)
-
-    before, after = in_turn(plain, tracked, ROUNDS)
+    before, after = in_turn(run, run, ROUNDS, lambda: watching(model, watch))
     watch.results()
     held: Tensor = watch.moments.block
     count = sum(group.size for group in groups)
