@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.utils._pytree import tree_leaves
 
 from tracker.sizes import Tracked
-from tracker.subscripts import Bounds, cuts, resolved
+from tracker.subscripts import Bounds, resolved, slices
 
 if TYPE_CHECKING:
     from tracker.flow import Flow
@@ -49,7 +49,7 @@ class Call:
         """A call about to be made."""
         call = cls(getattr(func, "__name__", ""), args, kwargs, func in _COMPUTES_SIZES)
         if call.name in ("__getitem__", "__setitem__"):
-            call.cuts.extend(cuts(args[0].shape, args[1]))
+            call.cuts.extend(found.bounds for found in slices(args[0].shape, args[1]) if found.cuts)
         elif call.name == "narrow" and isinstance(start := call.argument("start", 2), int):
             call.cuts.append((start, start + call.argument("length", 3)))
         return call
@@ -108,9 +108,8 @@ def interpret(flow: Flow, call: Call, out: Any) -> None:
         return
     known = call.argument(*_SIZE_ARGUMENTS[call.name]) if call.name in _SIZE_ARGUMENTS else None
     understood = {id(leaf) for leaf in tree_leaves(known)}
-    for value in tree_leaves((tuple(call.args), dict(call.kwargs))):
-        if isinstance(value, Tracked) and id(value) not in understood:
-            value.number()
+    given = tree_leaves((tuple(call.args), dict(call.kwargs)))
+    _must_stay(*(leaf for leaf in given if id(leaf) not in understood))
 
 
 def _sizes(call: Call, position: int, keyword: str) -> Sequence[Any]:
@@ -169,10 +168,26 @@ def _split(flow: Flow, call: Call, out: Any) -> None:
 
 
 def _subscript(flow: Flow, call: Call, out: Any) -> None:
-    """The bounds are read where the slices are made; a size that is written into a tensor is a number."""
-    written = call.argument("value", 2) if call.name == "__setitem__" else None
-    if isinstance(written, Tracked):
-        written.number()
+    """The bounds of a labelled axis are read where it is cut; elsewhere, and as a position, a size is a number."""
+    tensor, index, *written = call.args
+    for item in (*(index if isinstance(index, tuple) else (index,)), *written):
+        _must_stay(item.step if isinstance(item, slice) else item)
+    for found in slices(tensor.shape, index):
+        if flow.axis_of(tensor, found.axis) is None:
+            _must_stay(*found.bounds)
+
+
+def _narrow(flow: Flow, call: Call, out: Any) -> None:
+    axis, start, length = (call.argument(name, i) for i, name in enumerate(("dim", "start", "length"), 1))
+    flow.explain(out, axis, length)
+    if flow.axis_of(call.args[0], axis) is None:
+        _must_stay(start)
+
+
+def _must_stay(*numbers: Any) -> None:
+    for number in numbers:
+        if isinstance(number, Tracked):
+            number.number()
 
 
 def _export(flow: Flow, call: Call, out: Any) -> None:
@@ -226,7 +241,7 @@ _READINGS: Mapping[str, Callable[[Flow, Call, Any], None]] = {
     "unsafe_chunk": _chunk,
     "__getitem__": _subscript,
     "__setitem__": _subscript,
-    "narrow": _subscript,
+    "narrow": _narrow,
     "tolist": _export,
     "numpy": _export,
     "__array__": _export,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, SupportsIndex
+from typing import Any, NamedTuple, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -11,8 +11,16 @@ from torch import Tensor
 Bounds = tuple[Any, Any]
 
 
-def cuts(shape: Sequence[int], index: Any) -> Iterator[Bounds]:
-    """The bounds, as given, of every slice that leaves something out, in the order of the axes."""
+class Slice(NamedTuple):
+    """A slice of one axis: its bounds as given, and whether it leaves something out."""
+
+    axis: int
+    bounds: Bounds
+    cuts: bool
+
+
+def slices(shape: Sequence[int], index: Any) -> Iterator[Slice]:
+    """Every slice in a subscript, in the order of the axes."""
     items = index if isinstance(index, tuple) else (index,)
     taken = [_axes_taken(item) for item in items]
     axis = 0
@@ -21,8 +29,8 @@ def cuts(shape: Sequence[int], index: Any) -> Iterator[Bounds]:
             axis += len(shape) - sum(taken)
         elif isinstance(item, slice):
             size = shape[axis]
-            if slice(*map(_plain, (item.start, item.stop, item.step))).indices(size) != (0, size, 1):
-                yield 0 if item.start is None else item.start, size if item.stop is None else item.stop
+            cuts = slice(*map(_plain, (item.start, item.stop, item.step))).indices(size) != (0, size, 1)
+            yield Slice(axis, (0 if item.start is None else item.start, size if item.stop is None else item.stop), cuts)
         axis += count
 
 

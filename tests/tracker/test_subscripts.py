@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracker.subscripts import cuts, resolved
+from tracker.subscripts import resolved, slices
 
 
 @pytest.mark.parametrize(
@@ -27,10 +27,15 @@ from tracker.subscripts import cuts, resolved
     ],
 )
 def test_cuts_of_a_tensor_of_4_by_5_by_6(index: object, expected: list[tuple[int, int]]) -> None:
-    assert list(cuts((4, 5, 6), index)) == expected
+    assert [found.bounds for found in slices((4, 5, 6), index) if found.cuts] == expected
 
 
 bounds = st.none() | st.integers(-9, 9)
+
+
+def test_axes_are_counted_in_the_tensor() -> None:
+    found = list(slices((4, 5, 6), (None, 0, ..., slice(None))))
+    assert [(slice_.axis, slice_.cuts) for slice_ in found] == [(2, False)]
 
 
 @given(size=st.integers(1, 8), first=st.integers(-9, 9), last=st.integers(-9, 9))
@@ -43,4 +48,6 @@ def test_bounds_are_counted_as_python_counts_them(size: int, first: int, last: i
 def test_every_slice_that_leaves_something_out_is_a_cut(parts: list[tuple[int | None, int | None]]) -> None:
     shape = (4, 5, 6)[: len(parts)]
     kept = [len(range(size)[slice(*part)]) for size, part in zip(shape, parts, strict=True)]
-    assert len(list(cuts(shape, tuple(slice(*part) for part in parts)))) == sum(map(int.__lt__, kept, shape))
+    found = list(slices(shape, tuple(slice(*part) for part in parts)))
+    assert [slice_.axis for slice_ in found] == list(range(len(parts)))
+    assert [slice_.cuts for slice_ in found] == [left < size for left, size in zip(kept, shape, strict=True)]

@@ -48,11 +48,7 @@ def slice_(
     found = flow.axis_of(x, axis)
     if (first, last, step) != (0, size, 1):
         named = flow.call.bounds(first, last, size) or (first, last)
-        if found is None:  # the axis keeps its size, so the bounds must keep their values
-            for bound in named:
-                if isinstance(bound, Tracked):
-                    bound.number()
-        else:
+        if found is not None:
             _cut(flow, x, axis, found, named, (first, last, step))
     take(flow, out, x, axis, slice(first, last, step))
 
