@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tracker.sizes import place
+from tracker.places import running
 
 _FILLED = frozenset("fill full full_like new_full scalar_tensor arange linspace logspace masked_fill".split())
 _LARGEST_CONSTANT = 64
@@ -41,7 +41,7 @@ class Numbers(TorchDispatchMode):
 def use_of(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Use, ...]:
     """The use of numbers that one operator makes, if any."""
     numbers = tuple(_numbers(func, (*args, *kwargs.values())))
-    return (Use(str(func), numbers, place()),) if numbers else ()
+    return (Use(str(func), numbers, running()),) if numbers else ()
 
 
 def changed(before: Sequence[Use], after: Sequence[Use]) -> str | None:

@@ -7,14 +7,12 @@ into a float or compared, it tells that a *number* or a branch depends on a size
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple, SupportsIndex, Union
 
-import torch
 from torch import nn
+
+from tracker.places import running
 
 
 class Attribute(NamedTuple):
@@ -70,7 +68,7 @@ class Tracked(int):
 
     def number(self) -> int:
         """Used as a number: report it, and forget the origin."""
-        self.notice(self.expression, place())
+        self.notice(self.expression, running())
         return int.__int__(self)
 
     def __float__(self) -> float:
@@ -139,7 +137,7 @@ def _install_comparison(name: str) -> None:
         if isinstance(other, float):
             return getattr(float(self.number()), name)(other)
         if isinstance(other, int):
-            self.notice(Arithmetic("compare", self.expression, expression_of(other)), place())
+            self.notice(Arithmetic("compare", self.expression, expression_of(other)), running())
         return plain(self, other)
 
     setattr(Tracked, name, compare)
@@ -221,15 +219,3 @@ def _replaced(value: Any, path: tuple[str | int, ...], new: Any) -> Any:
     if isinstance(value, dict):
         return {**value, step: _replaced(value[step], tuple(rest), new)}
     return type(value)(_replaced(v, tuple(rest), new) if i == step else v for i, v in enumerate(value))
-
-
-# Not the model's own code: ours and PyTorch's.
-_BETWEEN = (str(Path(__file__).parent), str(Path(torch.__file__).parent))
-
-
-def place() -> str:
-    """File and line of the model's code that is running."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(_BETWEEN):
-        frame = frame.f_back
-    return f"{frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno}" if frame else "unknown"

@@ -12,6 +12,7 @@ from tracker import fake
 from tracker.example_inputs import Call
 from tracker.neuron_map import NeuronGroup, NeuronMap
 from tracker.numbers import Numbers, Use, changed
+from tracker.places import raising
 from tracker.sizes import read_path, write_path
 
 Removed = Mapping[str, int | Sized]
@@ -138,13 +139,8 @@ def _counts(removed: Removed) -> dict[str, int]:
 
 
 def _failure(error: Exception) -> str:
-    """The first line of an error, and the file and line of the model's code that raised it."""
-    place = ""
-    traceback = error.__traceback__
-    while traceback is not None:
-        filename = traceback.tb_frame.f_code.co_filename
-        if "/torch/" not in filename and "/tracker/" not in filename:
-            place = f" at {filename.rpartition('/')[2]}:{traceback.tb_lineno}"
-        traceback = traceback.tb_next
+    """The first line of an error, and the line of the model's code that raised it."""
+    place = raising(error)
     message = (str(error).strip().splitlines() or [""])[0]
-    return f"without some of them the code fails{place}: {type(error).__name__}: {message[:160]}"
+    where = f" at {place}" if place else ""
+    return f"without some of them the code fails{where}: {type(error).__name__}: {message[:160]}"
