@@ -159,7 +159,7 @@ def _grouped(flow: Flow, x: Tensor, weight: Tensor, groups: int, transposed: boo
         flow.note_writer(weight, 1 if transposed else 0)
         for labels in (rows, columns):
             if labels is not None:
-                flow.space.freeze(labels, flow.located("reads the model's input in groups"))
+                flow.space.freeze(labels, flow.located("convolves an axis without neurons in groups"))
         return None
     if groups == x.shape[1]:
         return _depthwise(flow, x, channels, rows, columns, transposed)

@@ -154,7 +154,7 @@ def test_convolutions_that_keep_their_channels(compute: Callable[..., Tensor], p
 
 def test_grouped_convolutions_of_the_input_keep_their_rows() -> None:
     found = check_exact(nn.Sequential(nn.Conv2d(3, 6, 1, groups=3), nn.ReLU(), nn.Conv2d(6, 2, 1)), image())
-    assert "input in groups" in reason(found, "0")
+    assert "without neurons in groups" in reason(found, "0")
 
 
 class Attention(nn.Module):
