@@ -17,10 +17,11 @@ from pruner.equivalence import Agreement, batch_of, compare, expect
 from pruner.plan import PruningPlan
 from pruner.snapshot import Snapshot
 from tracker import trial
+from tracker.admission import unwrapped
 from tracker.batches import Batch
 from tracker.discover import example_call, neurons_of
 from tracker.errors import PlanError, VerificationError
-from tracker.fingerprint import structure_fingerprint, unwrapped
+from tracker.fingerprint import structure_fingerprint
 from tracker.neuron_map import NeuronMap
 from tracker.sizes import write_path
 

@@ -12,8 +12,8 @@ from torch.utils._pytree import tree_map
 
 from pruner.apply import HISTORY
 from pruner.snapshot import Snapshot
+from tracker.admission import unwrapped
 from tracker.errors import PlanError
-from tracker.fingerprint import unwrapped
 from tracker.sizes import integer_attributes
 
 

@@ -33,9 +33,10 @@ from pruner.manifest import (
 )
 from pruner.skeleton import MODULE_INTERNALS, built_by, named_tensors, plain_tensors, skeleton
 from pruner.tensor_file import DTYPE_NAMES, DTYPES, check_header, check_same_names, read_tensors, sha256
+from tracker.admission import unwrapped
 from tracker.errors import CheckpointError, StorageError
 from tracker.files import atomic_path, write_json
-from tracker.fingerprint import structure_fingerprint, unwrapped
+from tracker.fingerprint import structure_fingerprint
 from tracker.sizes import read_path, write_path
 
 TENSORS = "model.safetensors"

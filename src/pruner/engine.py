@@ -18,8 +18,8 @@ from pruner.execution import Execution, Results, carry_out, check_weights
 from pruner.limits import FirstSeen, checked_share
 from pruner.recommended import planned_without_model
 from tracker.activity import ActivityStats
+from tracker.admission import unwrapped
 from tracker.errors import ConfigError, PlanError, nearest
-from tracker.fingerprint import unwrapped
 from tracker.recommendations import Recommendations, load_recommendations
 
 

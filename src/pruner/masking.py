@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from pruner.plan import PruningPlan
+from tracker.admission import unwrapped
 from tracker.discover import neurons_of
 from tracker.errors import VerificationError
-from tracker.fingerprint import unwrapped
 from tracker.neuron_map import NeuronGroup, NeuronMap, Read
 from tracker.taps import tap
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from tracker.admission import unwrapped
 from tracker.errors import CheckpointError
-from tracker.fingerprint import unwrapped
 
 MODULE_INTERNALS = frozenset(vars(nn.Module()))
 

@@ -28,7 +28,7 @@ from pruner.registry import Registry
 from pruner.schedule import gradual_targets, target_at
 from pruner.selection import Remove, Strategy, StrategyInput, lowest
 from tracker.activity import ActivityStats
-from tracker.fingerprint import unwrapped
+from tracker.admission import unwrapped
 
 _ROUNDS = 10
 

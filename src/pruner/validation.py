@@ -9,8 +9,8 @@ from torch import nn
 
 from pruner.equivalence import answers, batch_of
 from pruner.metrics import count_parameters, example_of
+from tracker.admission import unwrapped
 from tracker.errors import NeuronScopeError
-from tracker.fingerprint import unwrapped
 
 
 class PruningValidator:

@@ -30,10 +30,10 @@ from pruner.equivalence import (
 from pruner.plan import PruningPlan
 from pruner.skeleton import named_tensors, skeleton
 from tracker import trial
+from tracker.admission import unwrapped
 from tracker.batches import Batch, iter_batches
 from tracker.discover import example_call, neurons_of
 from tracker.errors import DataError, NeuronScopeError, VerificationError
-from tracker.fingerprint import unwrapped
 from tracker.neuron_map import NeuronMap, Site
 from tracker.sizes import read_path
 

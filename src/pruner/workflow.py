@@ -37,11 +37,11 @@ from pruner.results import (
 from pruner.skeleton import skeleton
 from pruner.verification import FailedChecksError
 from tracker.activity import ActivityStats
+from tracker.admission import unwrapped
 from tracker.batches import Batch, accuracy, evaluating, iter_batches
 from tracker.engine import NeuronEngine
 from tracker.errors import DataError
 from tracker.files import write_json, write_text
-from tracker.fingerprint import unwrapped
 from tracker.history import EpochRecord
 from tracker.neuron_map import NeuronMap
 from tracker.plots import plot_heatmap, plot_histograms

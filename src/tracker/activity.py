@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tracker.admission import unwrapped
 from tracker.batches import evaluating, forward, iter_batches
 from tracker.covariance import LIMIT_BYTES, check_memory, correlation
 from tracker.discover import neurons_of
 from tracker.errors import DataError, UnknownLayerError, nearest
-from tracker.fingerprint import unwrapped
 from tracker.moments import Row, merge
 from tracker.neuron_map import Kind, NeuronGroup, NeuronMap
 from tracker.progress import progress

@@ -12,9 +12,10 @@ import numpy as np
 from torch import nn
 
 from tracker import fake, trial
+from tracker.admission import admitted, unwrapped
 from tracker.errors import DiscoveryError
 from tracker.example_inputs import HOW_TO_GIVE_INPUTS, Call, candidate_calls, first_batch_call, given_call
-from tracker.fingerprint import structure_fingerprint, unwrapped
+from tracker.fingerprint import structure_fingerprint
 from tracker.flow import Equation, Flow, freeze_outputs
 from tracker.flow import run as run_with_labels
 from tracker.groups import LabelledSite, frozen_parts, group
@@ -50,8 +51,7 @@ def discover(
 
     Raises `DiscoveryError` where no call works, saying how to pass one.
     """
-    model = unwrapped(model)
-    _check(model)
+    model = admitted(model)
     call = given_call(model, example_inputs, example_kwargs)
     if call is None and data_loader is not None:
         call = first_batch_call(model, data_loader)
@@ -89,23 +89,6 @@ def example_call(model: nn.Module) -> Call | None:
 def forget(model: nn.Module) -> None:
     """Drop what was remembered of a model."""
     _remembered.pop(unwrapped(model), None)
-
-
-def _check(model: nn.Module) -> None:
-    if not isinstance(model, nn.Module):
-        raise DiscoveryError(f"A model is a torch.nn.Module, not {type(model).__name__}.")
-    if next(model.parameters(), None) is None:
-        raise DiscoveryError(f"{type(model).__name__} has no parameters.", hint="Nothing can be pruned.")
-    for name, parameter in model.named_parameters():
-        if isinstance(parameter, nn.parameter.UninitializedParameter):
-            raise DiscoveryError(
-                f"Parameter '{name}' is not initialised yet.", hint="Run one forward of the lazy model first."
-            )
-        if parameter.is_quantized or not (parameter.is_floating_point() or parameter.is_complex()):
-            raise DiscoveryError(
-                f"Parameter '{name}' holds quantised weights ({parameter.dtype}).",
-                hint="Prune the model before it is quantised.",
-            )
 
 
 def _working_call(model: nn.Module) -> Call:

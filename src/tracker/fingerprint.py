@@ -8,6 +8,8 @@ from itertools import chain
 import torch
 from torch import nn
 
+from tracker.admission import unwrapped
+
 
 def structure_fingerprint(model: nn.Module) -> str:
     """Names, shapes and kinds of all parameters and buffers, and the model's class; 16 hexadecimal digits.
@@ -28,12 +30,6 @@ def content_fingerprint(model: nn.Module) -> str:
         digest.update(f"{name}:{plain.dtype};".encode())
         digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The module under `torch.compile`'s wrapper, or the model itself."""
-    inner = getattr(model, "_orig_mod", model)
-    return inner if isinstance(inner, nn.Module) else model
 
 
 def _tensors(model: nn.Module) -> list[tuple[str, torch.Tensor]]:

@@ -10,11 +10,11 @@ from typing import Any
 from torch import nn
 
 from tracker.activity import ActivityStats, observe, stats_of, tracked_groups
+from tracker.admission import unwrapped
 from tracker.advice import CORRELATION_THRESHOLD, FIRING_FREQUENCY_THRESHOLD, recommend
 from tracker.covariance import check_memory
 from tracker.discover import neurons_of
 from tracker.errors import DataError
-from tracker.fingerprint import unwrapped
 from tracker.history import EpochRecord, History
 from tracker.neuron_map import NeuronMap
 from tracker.recommendations import Recommendations
