@@ -1,0 +1,37 @@
+"""Random values for everything a model holds: what fresh models have in zeros and ones hides errors."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+
+@torch.no_grad()
+def randomise(model: nn.Module, seed: int = 0) -> None:
+    """Fill every floating-point parameter and buffer, in place.
+
+    Matrices and kernels get the scale that keeps activations in range (1/√fan-in), vectors lie around 1 when they are
+    weights and around 0 when they are not, and running variances are positive.
+    """
+    random = torch.Generator().manual_seed(seed)
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        if not tensor.is_floating_point() or not tensor.numel():
+            continue
+        last = name.rpartition(".")[2]
+        noise = torch.randn(tensor.shape, generator=random, dtype=torch.float32)
+        if "running_var" in last:
+            values = torch.rand(tensor.shape, generator=random, dtype=torch.float32) + 0.5
+        elif tensor.dim() > 1:
+            values = noise * max(float(tensor[0].numel()) ** -0.5, 0.02)
+        else:
+            values = 0.3 * noise + ("weight" in last)
+        tensor.copy_(values)
+
+
+def in_dtype(value: Any, dtype: torch.dtype) -> Any:
+    """Floating-point inputs in another type."""
+    return tree_map_only(Tensor, lambda x: x.to(dtype) if x.is_floating_point() else x, value)

@@ -1,0 +1,48 @@
+"""What was measured, one JSON object a line, so that a run that was killed goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "build" / "zoo" / "results.jsonl"
+
+Record = dict[str, Any]
+
+
+def version_of(tool: str) -> str:
+    """A fingerprint of everything that a tool's result depends on: its code, ours around it, and the libraries."""
+    zoo = Path(__file__).parent
+    if tool == "ours":
+        files = [*(ROOT / "src/tracker").rglob("*.py"), *(ROOT / "src/pruner").rglob("*.py"), zoo / "ours.py"]
+    else:
+        files = [zoo / "rival.py"]
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        digest.update(file.read_bytes())
+    for package in ("torch", *(() if tool == "ours" else ("torch-pruning",))):
+        digest.update(f"{package}=={metadata.version(package)};".encode())
+    return digest.hexdigest()[:12]
+
+
+def append(record: Record) -> None:
+    """Add a line."""
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    with RESULTS.open("a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def latest() -> dict[tuple[str, str], Record]:
+    """The last record of every (entry, tool); a line that was cut off by a kill does not count."""
+    found: dict[tuple[str, str], Record] = {}
+    for line in RESULTS.read_text().splitlines() if RESULTS.exists() else ():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        found[record["key"], record["tool"]] = record
+    return found
