@@ -3,7 +3,8 @@
 Where one option is given in several places, the first of these wins:
 
 1. what the program says: `PruningConfig(...)`, `.update(...)`, `PruningEngine.update_config(...)`;
-2. the environment: `PRUNER_<SECTION>_<OPTION>`, such as `PRUNER_STRATEGY_TARGET_SPARSITY=0.5` (dictionaries as JSON);
+2. the environment: `PRUNER_<SECTION>_<OPTION>`, such as `PRUNER_STRATEGY_TARGET_SPARSITY=0.5` (dictionaries as
+   JSON, lists as JSON or with commas);
 3. a configuration file, or a preset (`create_conservative_config()`, `PruningEngine.set_aggressive_mode()`);
 4. the defaults below.
 """
@@ -21,6 +22,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 from pruner.registry import Registry
 from tracker.errors import ConfigError, StorageError, nearest
 from tracker.files import read_json, write_json, write_text
+from tracker.neuron_map import Kind
 
 ENVIRONMENT_PREFIX = "PRUNER_"
 
@@ -38,7 +40,13 @@ def _upper(value: Any) -> Any:
     return value.upper() if isinstance(value, str) else value
 
 
+def _listed(value: Any) -> Any:
+    """Text is a list with commas, as one writes it in a variable or on a command line."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
 Ratio = Annotated[float, BeforeValidator(_no_boolean), Field(ge=0, le=1, allow_inf_nan=False)]
+Patterns = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_listed)]
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)]
 
 
@@ -74,6 +82,14 @@ class Strategy(Section):
     """Weight of a neuron's activity in its score, where activity is known."""
     layer_specific_sparsity: dict[str, Ratio] = Field(default_factory=dict)
     """Layers that lose a share of their own; `target_sparsity` then applies to all other layers."""
+    include: Patterns = ()
+    """Only layers that match one of these patterns lose neurons; by default all exact ones. See `pruner.scope`."""
+    exclude: Patterns = ()
+    """Layers that match one of these patterns lose none."""
+    kinds: Annotated[tuple[Kind, ...], BeforeValidator(_listed)] = ()
+    """Only layers of these kinds lose neurons: "mlp", "attention", "channel", "residual", "expert", "other"."""
+    round_to: Annotated[int, BeforeValidator(_no_boolean), Field(ge=1)] = 1
+    """Layers that lose neurons keep a width that is a multiple of this; see `pruner.limits.step_of`."""
 
     @model_validator(mode="after")
     def _weights_sum_to_one(self) -> Self:
@@ -271,7 +287,7 @@ def _parsed(variable: str, text: str) -> Any:
     except ValueError as error:
         raise ConfigError(
             f"The environment variable {variable} = {text!r} is not JSON.",
-            hint="""Write it like {"conv1": 0.25, "fc1": 0.5}.""",
+            hint="""Write it like {"conv1": 0.25, "fc1": 0.5} or ["conv1", "blocks.*"].""",
         ) from error
 
 

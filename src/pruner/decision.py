@@ -1,7 +1,7 @@
 """From a model, a configuration and what is known of the neurons to a plan, with the reason for every neuron in it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,12 @@ from torch import nn
 
 from pruner import scores
 from pruner.config import PruningConfig
-from pruner.limits import FirstSeen, Limits, checked_share
+from pruner.limits import Limits, checked_share
 from pruner.nominations import Priorities, check_fit, nominate, nominated, reason_of
 from pruner.plan import PruningPlan
+from pruner.scope import Scope
 from pruner.scores import KnownActivity
-from pruner.selection import LAST, Strategy, StrategyInput
+from pruner.selection import LAST, Strategy, StrategyInput, rounded
 from tracker.activity import ActivityStats
 from tracker.errors import PlanError
 from tracker.neuron_map import NeuronMap
@@ -26,9 +27,10 @@ from tracker.recommendations import Recommendations
 class Request:
     """What somebody asks for.
 
-    `name` is what `strategy` is called. `target` is the share to remove of all exact layers without a share of their
-    own in `layers`; None for no others. With `explicit`, a share that a limit does not allow is an error; otherwise,
-    where it is the configuration's, it is cut down to the limit with a warning.
+    `name` is what `strategy` is called. `target` is the share to remove of all layers that strategies may touch (see
+    `pruner.scope`) and that have no share of their own in `layers`; None for no others. With `explicit`, a share that a
+    limit does not allow is an error; otherwise, where it is the configuration's, it is cut down to the limit with a
+    warning.
     """
 
     name: str
@@ -69,22 +71,24 @@ class Decision:
 
 
 def decide(
-    model: nn.Module | None, neurons: NeuronMap, first: FirstSeen, config: PruningConfig, request: Request
+    model: nn.Module | None, neurons: NeuronMap, first: NeuronMap, config: PruningConfig, request: Request
 ) -> Decision:
     """The plan that `request` leads to; the model is only read.
 
-    Without a model, only neurons that something speaks against go, and those of known activity are scored by it alone.
+    `first` is the map that the model had when it was first seen, which shares are relative to. Without a model, only
+    neurons that something speaks against go, and those of known activity are scored by it alone.
 
     Raises:
-        PlanError: nothing can be removed at all, a share is no number from 0 to 1, or an explicit request or a
-            strategy's plan breaks a limit.
-        UnknownLayerError: a layer that the model does not have.
+        PlanError: nothing can be removed at all, a share is no number from 0 to 1, a layer has a share of its own and
+            is excluded, or an explicit request or a strategy's plan breaks a limit.
+        UnknownLayerError: a layer that the model does not have, or a pattern that matches none.
         RecommendationError: recommendations of another model.
         DataError: activity of another model, or weights without values.
     """
-    limits = Limits.of(neurons, first, config)
-    shares = _by_group(request.layers, neurons, limits)
-    _check_prunable(neurons, shares, request.target)
+    scope = Scope.of(neurons, first, config.strategy)
+    shares = _by_group(request, neurons, first, scope)
+    _check_prunable(neurons, scope, shares, request.target)
+    limits = Limits.of(neurons, first, config, scope.layers | shares.keys())
     if request.recommendations:
         check_fit(request.recommendations, neurons)
     activity = KnownActivity.of(request.recommendations or request.activity)
@@ -94,7 +98,7 @@ def decide(
     combined, weights = _scores(model, neurons, config, activity)
     priorities = nominate(neurons, config.thresholds, activity, weights, request.recommendations)
     given = StrategyInput(
-        neurons=neurons,
+        neurons=replace(neurons, groups=tuple(group for group in neurons if group.name in limits.open)),
         limits=limits,
         config=config,
         scores=combined,
@@ -104,10 +108,11 @@ def decide(
         eligible=_eligible(priorities, activity if model else KnownActivity()) if request.recommendations else {},
     )
     made = request.strategy(given)
-    remove = {name: indices.tolist() for name, indices in made.resolve(neurons).items()}
+    remove = rounded(given, {name: indices.tolist() for name, indices in made.resolve(neurons).items()})
     limits.check(remove)
+    warnings += _not_exact(neurons, remove) + _too_coarse(given, remove)
     if request.recommendations:
-        warnings += _left_alone(neurons, priorities, remove)
+        warnings += _left_alone(neurons, limits, priorities, remove)
     unknown = [group.name for group in neurons if group.name not in activity.mean_magnitude]
     notes = [f"Activity is not known for {', '.join(unknown)}: scored by magnitude alone."] if unknown else []
     return Decision(
@@ -123,32 +128,48 @@ def decide(
     )
 
 
-def _by_group(layers: Mapping[str, float], neurons: NeuronMap, limits: Limits) -> dict[str, float]:
+def _by_group(request: Request, neurons: NeuronMap, first: NeuronMap, scope: Scope) -> dict[str, float]:
     """The layers' shares under the names of their groups."""
+    known = {group.name for group in (*first, *neurons)}
     shares: dict[str, float] = {}
-    for layer, share in layers.items():
-        name = layer if layer in limits.current else neurons[layer].name
+    for layer, share in request.layers.items():
+        name = layer if layer in known else neurons[layer].name
         if name in shares:
             raise PlanError(
                 f"Layer '{layer}' is given twice: its neurons are those of '{name}'.", hint=f"Give '{name}' only."
             )
         shares[name] = checked_share(share, f"Sparsity of layer '{layer}'")
+        # Where there is no target, the caller named the layers one by one, and means them.
+        if request.target is not None and name in scope.excluded and share:
+            raise PlanError(
+                f"Layer '{layer}' is to lose a share of {share:g} by strategy.layer_specific_sparsity, and none by "
+                f"strategy.exclude.",
+                hint="Leave it out of one of the two.",
+            )
     return shares
 
 
-def _check_prunable(neurons: NeuronMap, shares: Mapping[str, float], target: float | None) -> None:
+def _check_prunable(neurons: NeuronMap, scope: Scope, shares: Mapping[str, float], target: float | None) -> None:
     if not len(neurons):
         why = "; ".join(f"'{entry.name}' {entry.reason}" for entry in neurons.frozen[:3])
         raise PlanError(
             f"{neurons.model} has no neurons that can be removed{f': {why}' if why else ''}.",
             hint="Print the neuron map to see the reason for every layer.",
         )
-    if target is not None and not shares and not any(group.exact for group in neurons):
-        group = neurons.groups[0]
+    if target is None or shares or any(group.name in scope.layers for group in neurons):
+        return
+    if any(group.exact for group in neurons):
+        kinds = ", ".join(sorted({group.kind for group in neurons}))
         raise PlanError(
-            f"{neurons.model} has no layer whose neurons can be removed exactly: '{group.name}' {group.note}.",
-            hint="Name the layers to prune all the same: prune_structured(model, {'layer': share}).",
+            f"strategy.include, strategy.exclude and strategy.kinds leave no layer of {neurons.model} to prune.",
+            hint=f"Change them; its layers are of the kinds {kinds}.",
         )
+    group = neurons.groups[0]
+    raise PlanError(
+        f"{neurons.model} has no layer whose neurons can be removed exactly: '{group.name}' {group.note}.",
+        hint=f"Name the layers to prune all the same: strategy.include = ['{group.name}'], or "
+        f"prune_structured(model, {{'{group.name}': share}}).",
+    )
 
 
 def _allowed(request: Request, shares: Mapping[str, float], limits: Limits, warnings: list[str]) -> float | None:
@@ -164,7 +185,7 @@ def _allowed(request: Request, shares: Mapping[str, float], limits: Limits, warn
             target = most
     wishes = [(share, [name]) for name, share in shares.items()]
     if target is not None:
-        wishes.append((target, [n for n in limits.current if n in limits.exact and n not in shares]))
+        wishes.append((target, [n for n in limits.current if n in limits.open and n not in shares]))
     for share, names in wishes:
         shortfall = limits.shortfall(share, names) if names else None
         if shortfall and request.explicit:
@@ -198,18 +219,49 @@ def _eligible(priorities: Priorities, activity: KnownActivity) -> dict[str, NDAr
     return {name: priority < LAST for name, priority in priorities.items() if name not in activity.mean_magnitude}
 
 
-def _left_alone(neurons: NeuronMap, priorities: Priorities, remove: Mapping[str, list[int]]) -> list[str]:
+def _not_exact(neurons: NeuronMap, remove: Mapping[str, list[int]]) -> list[str]:
+    """What to say about layers whose removal nothing proves."""
+    return [
+        f"Layer '{group.name}' is not exact{f' ({group.note})' if group.note else ''}: what the removal of "
+        f"{len(remove[group.name])} of its {group.size} neurons changes is measured, not proved."
+        for group in neurons
+        if not group.exact and group.name in remove
+    ]
+
+
+def _too_coarse(given: StrategyInput, remove: Mapping[str, list[int]]) -> list[str]:
+    """What to say where only rounding keeps a strategy from removing anything."""
+    if remove or max(given.limits.step.values()) == 1:
+        return []
+    wanted = [given.limits.wanted(share, [name]) for name, share in given.layer_targets.items()]
+    wanted.append(given.limits.wanted(given.target or 0.0, given.shared))
+    if not sum(wanted):
+        return []
+    return [
+        f"Nothing goes: with strategy.round_to = {given.config.strategy.round_to}, {sum(wanted)} neurons are too few."
+    ]
+
+
+def _left_alone(
+    neurons: NeuronMap, limits: Limits, priorities: Priorities, remove: Mapping[str, list[int]]
+) -> list[str]:
     """What to say about nominated neurons that stay."""
     stay = {
         name: len(set(indices.tolist()) - set(remove.get(name, ()))) for name, indices in nominated(priorities).items()
     }
-    inexact = [group.name for group in neurons if not group.exact and stay[group.name] and group.name not in remove]
-    held_back = sum(count for name, count in stay.items() if name not in inexact)
+    closed = [group for group in neurons if stay[group.name] and group.name not in limits.open]
+    held_back = sum(stay.values()) - sum(stay[group.name] for group in closed)
+    left_out = sum(stay[group.name] for group in closed if group.exact)
     found = [
-        f"{stay[name]} candidates in '{name}' stay: {neurons[name].note or 'their removal is not exact'}. "
-        f"Name the layer in prune_structured to remove them all the same."
-        for name in inexact
+        f"{stay[group.name]} candidates in '{group.name}' stay: {group.note or 'their removal is not exact'}. "
+        f"Name the layer in strategy.include to remove them all the same."
+        for group in closed
+        if not group.exact
     ]
+    if left_out:
+        found.append(
+            f"{left_out} candidates stay: strategy.include, strategy.exclude or strategy.kinds leave them out."
+        )
     if held_back:
         found.append(f"{held_back} candidates stay: the target sparsity and the limits allow no more.")
     return found

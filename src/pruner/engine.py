@@ -15,11 +15,13 @@ from pruner.config import PruningConfig, create_aggressive_config, create_conser
 from pruner.current_map import current_map
 from pruner.decision import Request, decide
 from pruner.execution import Execution, Results, carry_out, check_weights
-from pruner.limits import FirstSeen, checked_share
+from pruner.limits import checked_share
 from pruner.recommended import planned_without_model
+from pruner.scope import Scope
 from tracker.activity import ActivityStats
 from tracker.admission import unwrapped
 from tracker.errors import ConfigError, PlanError, nearest
+from tracker.neuron_map import NeuronMap
 from tracker.recommendations import Recommendations, load_recommendations
 
 
@@ -63,7 +65,7 @@ class PruningEngine:
         self.config = PruningConfig.from_file(config_path) if config_path else config or create_default_config()
         self.model = model
         self.output_dir = Path(output_dir)
-        self._first: WeakKeyDictionary[nn.Module, FirstSeen] = WeakKeyDictionary()
+        self._first: WeakKeyDictionary[nn.Module, NeuronMap] = WeakKeyDictionary()
         self._backups: WeakKeyDictionary[nn.Module, Backup] = WeakKeyDictionary()
         self._schedules: dict[str, dict[str, Any]] = {}
 
@@ -107,7 +109,8 @@ class PruningEngine:
         """Remove the recommended neurons first, then the lowest scores, up to `strategy.target_sparsity`.
 
         Recommended ones go in the order dead, constant, inactive, redundant. Layers whose activity the recommendations
-        do not carry lose only what was recommended. `strategy.default_strategy` chooses. `store` writes the pruned
+        do not carry lose only what was recommended. Where widths are rounded, a step with more recommended neurons in
+        it goes before one with fewer. `strategy.default_strategy` chooses. `store` writes the pruned
         model before it is verified, and returns the directory: that it can be loaded from there is one more check.
 
         Raises `RecommendationError` where they are malformed or were made for another model.
@@ -166,8 +169,8 @@ class PruningEngine:
     ) -> Results:
         """Remove a share of the neurons of each layer named, such as `{"conv1": 0.25, "fc1": 0.5}`.
 
-        A layer that is not exact loses neurons only if it is named here or in `strategy.layer_specific_sparsity`.
-        Without `layer_sparsity`, every exact layer loses `strategy.target_sparsity` of its own neurons.
+        A layer that is named here loses them even if it is not exact or `strategy.exclude` names it. Without
+        `layer_sparsity`, every layer that strategies may touch loses `strategy.target_sparsity` of its own neurons.
         """
         request = self._request("structured", None, activity=activity)
         if layer_sparsity is not None:
@@ -211,7 +214,7 @@ class PruningEngine:
         """Remove what a schedule wants gone after `epoch`, counted from 0. The same epoch again removes nothing more.
 
         The results also have `schedule_id`, `epoch`, `target_sparsity`, and `sparsity`, the share that is gone of all
-        neurons that its exact layers had at first. Raises `PlanError` for an unknown schedule or epoch.
+        neurons that the layers it may touch had at first. Raises `PlanError` for an unknown schedule or epoch.
         """
         if schedule_id not in self._schedules:
             raise PlanError(
@@ -225,8 +228,8 @@ class PruningEngine:
         request = Request("gradual", strategies.gradual, target, layers, explicit=True, activity=activity)
         results = self._prune(model, request, dry_run, data_loader, optimizer)
         first = self._first[unwrapped(model)]
-        gone = sum(first.sizes.values()) - results["neurons_after"]
-        sparsity = gone / sum(first.sizes[name] for name in first.exact)
+        touched = Scope.of(first, first, self.config.strategy).layers | {first[name].name for name in layers}
+        sparsity = (first.neurons - results["neurons_after"]) / sum(first[name].size for name in touched)
         return results | {"schedule_id": schedule_id, "epoch": epoch, "target_sparsity": target, "sparsity": sparsity}
 
     # --- measuring, checking, going back
@@ -312,7 +315,7 @@ class PruningEngine:
         if self.config.validation.validate_inputs:
             check_weights(model)
         neurons = current_map(model, data_loader)
-        first = self._first.setdefault(model, FirstSeen.of(neurons))
+        first = self._first.setdefault(model, neurons)
         decision = decide(model, neurons, first, self.config, request)
         return carry_out(model, neurons, decision, Execution(self.config, dry_run, data_loader, optimizer, store))
 

@@ -7,7 +7,7 @@ from typing import Self
 
 from pruner.config import PruningConfig
 from tracker.errors import PlanError
-from tracker.neuron_map import NeuronMap
+from tracker.neuron_map import NeuronGroup, NeuronMap
 
 
 def checked_share(value: object, what: str) -> float:
@@ -35,17 +35,20 @@ def sizes_now(neurons: NeuronMap, layers: Iterable[str]) -> dict[str, int]:
     return {name: sizes.get(name, 1) for name in layers}
 
 
-@dataclass(frozen=True)
-class FirstSeen:
-    """A model's layers when it was first seen: what shares are relative to, and which layers were exact."""
+def step_of(group: NeuronGroup, round_to: int) -> int:
+    """By how many neurons `group` may grow or shrink so that its widths stay multiples of `round_to`.
 
-    sizes: Mapping[str, int]
-    exact: frozenset[str]
-
-    @classmethod
-    def of(cls, neurons: NeuronMap) -> Self:
-        """The layers of a model that is seen for the first time."""
-        return cls({group.name: group.size for group in neurons}, frozenset(g.name for g in neurons if g.exact))
+    A width is what a matrix product or a convolution runs over: neurons times positions a neuron. So heads of 64 may go
+    one by one where `round_to` is 16, and heads of 24 in pairs. Of attention only what reads the heads counts, for what
+    their makers hold per head (a table of position biases) is nothing that a product runs over. Whole experts are
+    counted, not multiplied with each other, and go one by one.
+    """
+    if group.kind == "expert" and not group.exact:
+        return 1
+    widths = {read.positions.shape[1] for read in group.reads}
+    if group.kind != "attention" or not widths:
+        widths |= {group.members[site].shape[1] for site in group.producers}
+    return math.lcm(*(round_to // math.gcd(round_to, width) for width in widths or {1}))
 
 
 @dataclass(frozen=True)
@@ -53,44 +56,48 @@ class Limits:
     """What a model may still lose.
 
     `original` is the size of every layer when the model was first seen, `current` its size now; a layer that has shrunk
-    to a single neuron is no group any more, and is counted all the same. `exact` are the layers that may lose neurons
-    without being named. `room` is how many neurons a layer may still lose under `max_sparsity_per_layer` and
-    `min_neurons_per_layer`, `total` how many the model may still lose under `max_pruning_ratio`.
+    to a single neuron is no group any more, and is counted all the same. `open` are the layers that may lose neurons at
+    all. `least` is how many neurons a layer keeps, by `min_neurons_per_layer` and by what it needs itself, and `room`
+    how many it may still lose under that and `max_sparsity_per_layer`; `total` is how many the model may still lose
+    under `max_pruning_ratio`. A layer that loses neurons keeps a multiple of its `step`, which `round_to` decides.
     """
 
     original: Mapping[str, int]
     current: Mapping[str, int]
-    exact: frozenset[str]
+    open: frozenset[str]
+    least: Mapping[str, int]
     room: Mapping[str, int]
+    step: Mapping[str, int]
     total: int
     config: PruningConfig
 
     @classmethod
-    def of(cls, neurons: NeuronMap, first: FirstSeen, config: PruningConfig) -> Self:
-        """The limits of a model with the map `neurons` that had the layers `first` when it was first seen."""
+    def of(cls, neurons: NeuronMap, first: NeuronMap, config: PruningConfig, layers: Collection[str]) -> Self:
+        """The limits of a model with the map `neurons` that had the map `first` when it was first seen.
+
+        `layers` are those that may lose neurons.
+        """
         groups = {group.name: group for group in neurons}
-        original = {**{name: group.size for name, group in groups.items()}, **first.sizes}
+        original = {**{name: group.size for name, group in groups.items()}, **{g.name: g.size for g in first}}
         current = sizes_now(neurons, original)
         thresholds = config.thresholds
-        room = {
-            name: max(
-                0,
-                min(
-                    share_of(thresholds.max_sparsity_per_layer, original[name]) - (original[name] - size),
-                    size - thresholds.min_neurons_per_layer,
-                ),
-            )
-            if name in groups
-            else 0
-            for name, size in current.items()
+        least = {
+            name: max(thresholds.min_neurons_per_layer, getattr(group, "minimum", 1)) for name, group in groups.items()
         }
+        room = dict.fromkeys(original, 0)
+        for name, group in groups.items():
+            if name in layers:
+                by_share = share_of(thresholds.max_sparsity_per_layer, original[name]) - (original[name] - group.size)
+                room[name] = max(0, min(by_share, group.size - least[name]))
         everything = sum(original.values())
         gone = everything - sum(current.values())
         return cls(
             original=original,
             current=current,
-            exact=frozenset(n for n in original if (groups[n].exact if n in groups else n in first.exact)),
+            open=frozenset(layers),
+            least=least,
             room=room,
+            step={name: step_of(group, config.strategy.round_to) for name, group in groups.items()},
             total=max(0, share_of(config.validation.max_pruning_ratio, everything) - gone),
             config=config,
         )
@@ -109,31 +116,39 @@ class Limits:
         where = f"Layer '{next(iter(layers))}'" if len(layers) == 1 else "The model"
         return (
             f"{where} cannot lose a share of {share:g}: that is {wanted} more neurons, and only "
-            f"{min(room, self.total)} may go ({self._in_words(room)})."
+            f"{min(room, self.total)} may go ({self._in_words(room, layers)})."
         )
 
     def check(self, remove: Mapping[str, Collection[int]]) -> None:
         """Raise `PlanError` if the removal of these neurons would break a limit."""
         for name, neurons in remove.items():
+            if name not in self.open and len(neurons):
+                raise PlanError(
+                    f"The strategy removes neurons of layer '{name}', which it may not touch: the layer is not exact, "
+                    f"or strategy.include, strategy.exclude or strategy.kinds leave it out.",
+                    hint="Let the strategy choose from given.neurons, or change these options.",
+                )
             if len(neurons) > self.room[name]:
                 raise PlanError(
                     f"Layer '{name}' may lose {self.room[name]} of its {self.current[name]} neurons, not "
-                    f"{len(neurons)} ({self._in_words(self.room[name])}).",
+                    f"{len(neurons)} ({self._in_words(self.room[name], [name])}).",
                     hint="Remove fewer neurons, or change these limits in the configuration.",
                 )
         total = sum(len(neurons) for neurons in remove.values())
         if total > self.total:
             raise PlanError(
-                f"The model may lose {self.total} more neurons, not {total} ({self._in_words(total)}).",
+                f"The model may lose {self.total} more neurons, not {total} ({self._in_words(total, ())}).",
                 hint="Remove fewer neurons, or raise validation.max_pruning_ratio.",
             )
 
-    def _in_words(self, room: int) -> str:
+    def _in_words(self, room: int, layers: Iterable[str]) -> str:
         """The limits that bind: those of the layers, or that of the model where it is the tighter one."""
         if self.total < room:
             return f"validation.max_pruning_ratio = {self.config.validation.max_pruning_ratio:g}"
         thresholds = self.config.thresholds
+        least = thresholds.min_neurons_per_layer
+        needs = [f", '{name}' needs {self.least[name]}" for name in layers if self.least.get(name, 0) > least]
         return (
             f"thresholds.max_sparsity_per_layer = {thresholds.max_sparsity_per_layer:g}, "
-            f"thresholds.min_neurons_per_layer = {thresholds.min_neurons_per_layer}"
+            f"thresholds.min_neurons_per_layer = {least}{''.join(needs)}"
         )

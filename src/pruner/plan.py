@@ -74,7 +74,7 @@ class PruningPlan:
 
         Raises:
             PlanError: the plan was made for another structure, an index is out of range, two names in the plan mean
-                the same layer, or a layer would be left without neurons.
+                the same layer, or a layer would be left without neurons, or with fewer than it needs.
             UnknownLayerError: the model has no such layer, or it is frozen; names the nearest.
         """
         self._check_fingerprint(neurons)
@@ -93,6 +93,13 @@ class PruningPlan:
                 raise PlanError(
                     f"The plan removes all {group.size} neurons of layer '{layer}'.",
                     hint="Keep at least one: without it the model has no path through the layer.",
+                )
+            needed = getattr(group, "minimum", 1)
+            if group.size - len(chosen) < needed:
+                raise PlanError(
+                    f"The plan leaves {group.size - len(chosen)} of the {group.size} neurons of layer '{layer}', which "
+                    f"needs {needed}.",
+                    hint=f"Keep at least {needed}: the model chooses so many of them at a time.",
                 )
             if len(chosen):
                 resolved[group.name] = torch.from_numpy(chosen)

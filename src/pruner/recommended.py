@@ -5,10 +5,9 @@ from typing import Any
 from pruner import strategies
 from pruner.config import PruningConfig
 from pruner.decision import Candidate, Request, decide
-from pruner.limits import FirstSeen
 from pruner.log import logger
 from pruner.plan import PruningPlan
-from tracker.neuron_map import NeuronGroup, NeuronMap
+from tracker.neuron_map import KINDS, Kind, NeuronGroup, NeuronMap
 from tracker.recommendations import Recommendations
 
 HOW_TO_GIVE_A_MODEL = (
@@ -21,8 +20,9 @@ _NO_SIZES = "The file does not say how large the layers are: the plan is not hel
 def planned_without_model(recommendations: Recommendations, config: PruningConfig) -> dict[str, Any]:
     """The plan that the recommendations and the configuration lead to, as far as they go without weights.
 
-    Only neurons that something speaks against are in it; limits and targets hold. With a model, the scores of the
-    weights may choose others. A file that does not say how large its layers are gives the plan as it stands there.
+    Only neurons that something speaks against are in it; limits, targets and the choice of layers hold. With a model,
+    the scores of the weights may choose others. A file that does not say how large its layers are gives the plan as it
+    stands there.
 
     Raises `ConfigError` for an unknown `strategy.default_strategy`, and what `decide` raises.
     """
@@ -38,7 +38,7 @@ def planned_without_model(recommendations: Recommendations, config: PruningConfi
             recommendations=recommendations,
         )
         neurons = _map(recommendations)
-        decision = decide(None, neurons, FirstSeen.of(neurons), config, request)
+        decision = decide(None, neurons, neurons, config, request)
         plan, candidates, warnings = decision.plan, decision.candidates, list(decision.warnings)
     else:
         plan, warnings = _as_it_stands(recommendations, name), [_NO_SIZES]
@@ -63,12 +63,16 @@ def _map(recommendations: Recommendations) -> NeuronMap:
     """The layers of the file as groups that touch no parameter."""
     return NeuronMap(
         groups=tuple(
-            NeuronGroup(name, layer.size, "other", layer.exact, (), (), {})
+            NeuronGroup(name, layer.size, _kind(layer.kind), layer.exact, (), (), {})
             for name, layer in recommendations.layers.items()
         ),
         fingerprint=recommendations.fingerprint,
         model=recommendations.model,
     )
+
+
+def _kind(name: str) -> Kind:
+    return next((kind for kind in KINDS if kind == name), "other")
 
 
 def _as_it_stands(recommendations: Recommendations, strategy: str) -> PruningPlan:

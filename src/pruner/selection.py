@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +22,11 @@ LAST = 9
 class StrategyInput:
     """What a strategy decides from.
 
-    `scores` and `priority` have one value a neuron, shape (size,), for every group: lower priorities go first, and
-    within one the lower scores. `eligible` marks, for the groups in it, the neurons that may go at all. `target` is the
-    share to remove of what the exact groups without a share of their own had at first; `layer_targets` are such shares
-    of their own, by group name. Where `target` is None, only the layers of `layer_targets` lose neurons.
+    `neurons` has the groups that may lose neurons (see `pruner.scope`), and no others. `scores` and `priority` have one
+    value a neuron, shape (size,), for every group: lower priorities go first, and within one the lower scores.
+    `eligible` marks, for the groups in it, the neurons that may go at all. `target` is the share to remove of what the
+    groups without a share of their own had at first; `layer_targets` are such shares of their own, by group name. Where
+    `target` is None, only the layers of `layer_targets` lose neurons.
     """
 
     neurons: NeuronMap
@@ -38,10 +40,14 @@ class StrategyInput:
 
     @property
     def shared(self) -> list[str]:
-        """The groups that `target` is for: exact ones without a share of their own."""
+        """The groups that `target` is for: those without a share of their own."""
         if self.target is None:
             return []
-        return [name for name in self.limits.current if name in self.limits.exact and name not in self.layer_targets]
+        return [name for name in self.limits.current if name in self.limits.open and name not in self.layer_targets]
+
+    def priority_of(self, name: str) -> NDArray[np.int64]:
+        """The priority of every neuron of a group; `LAST` where nothing is known to speak against them."""
+        return self.priority.get(name, np.full(self.limits.current[name], LAST))
 
 
 Strategy = Callable[[StrategyInput], PruningPlan]
@@ -52,35 +58,69 @@ def lowest(
 ) -> Remove:
     """The `count` neurons of `layers` that should go first, by priority, then by score.
 
-    No layer loses more than it has room for, so there may be fewer. `already` are neurons that are as good as gone.
+    No layer loses more than it has room for, and a layer whose width is rounded loses a whole step at a time, by the
+    mean priority and the mean score of the neurons in it. So there may be fewer than `count`, and never more. `already`
+    are neurons that are as good as gone.
     """
     already = already or {}
     layers = [name for name in layers if given.limits.room[name] > 0]
-    indices, owners, priorities, scores, room = [], [], [], [], []
-    for number, name in enumerate(layers):
-        size = given.limits.current[name]
-        free = given.eligible.get(name, np.ones(size, dtype=bool)).copy()
-        free[list(already.get(name, ()))] = False
-        index = np.flatnonzero(free)
-        indices.append(index)
-        owners.append(np.full(len(index), number))
-        priorities.append(given.priority.get(name, np.full(size, LAST))[index])
-        scores.append(given.scores[name][index])
-        room.append(given.limits.room[name] - len(already.get(name, ())))
-    if count <= 0 or not indices:
+    going = [_going(given, name, already.get(name, ())) for name in layers]
+    if not any(len(sizes) for _, sizes in going):
         return {}
-    index, owner = np.concatenate(indices), np.concatenate(owners)
-    order = np.lexsort((index, owner, np.concatenate(scores), np.concatenate(priorities)))
-    chosen = order[_rank_within(owner[order]) < np.asarray(room)[owner[order]]][:count]
+    size = np.concatenate([sizes for _, sizes in going])
+    owner = np.repeat(np.arange(len(layers)), [len(sizes) for _, sizes in going])
+    score, priority = (
+        np.concatenate([_means(values(name)[index], sizes) for name, (index, sizes) in zip(layers, going, strict=True)])
+        for values in (given.scores.__getitem__, given.priority_of)
+    )
+    order = np.lexsort((score, priority))
+    # A mean may be off by a rounding, and a layer's steps must go in their own order all the same.
+    order[np.argsort(owner[order], kind="stable")] = np.arange(len(order))
+    taken = np.zeros(len(layers), dtype=np.int64)
+    while count > 0 and len(order):
+        fitting, rest = np.split(order, [np.searchsorted(np.cumsum(size[order]), count, side="right")])
+        np.add.at(taken, owner[fitting], size[fitting])
+        count -= int(size[fitting].sum())
+        order = rest[owner[rest] != owner[rest[:1]]]  # a step too large: its layer is done, smaller ones may still fit
     return {
-        layers[number]: sorted(index[chosen[owner[chosen] == number]].tolist()) for number in np.unique(owner[chosen])
+        name: sorted(index[:number].tolist())
+        for name, (index, _), number in zip(layers, going, taken, strict=True)
+        if number
     }
 
 
-def _rank_within(owner: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For every entry, how many entries of the same owner come before it."""
-    by_owner = np.argsort(owner, kind="stable")
-    starts = np.searchsorted(owner[by_owner], owner[by_owner])
-    rank = np.empty_like(owner)
-    rank[by_owner] = np.arange(len(owner)) - starts
-    return rank
+def rounded(given: StrategyInput, remove: Mapping[str, Collection[int]]) -> Remove:
+    """`remove` without the neurons that must stay for every layer to keep a multiple of its step.
+
+    Those that should go last come back: a strategy of somebody else's may not know of widths.
+    """
+    result: Remove = {}
+    for name, gone in remove.items():
+        index = np.asarray(sorted(gone), dtype=np.int64)
+        index = index[np.lexsort((given.scores[name][index], given.priority_of(name)[index]))]
+        over = -(given.limits.current[name] - len(index)) % given.limits.step[name]
+        if over < len(index):
+            result[name] = sorted(index[: len(index) - over].tolist())
+    return result
+
+
+def _going(given: StrategyInput, name: str, already: Collection[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The neurons that may go, first things first, and how many of them go in each step."""
+    size = given.limits.current[name]
+    free = given.eligible.get(name, np.ones(size, dtype=bool)).copy()
+    free[list(already)] = False
+    index = np.flatnonzero(free)
+    index = index[np.lexsort((given.scores[name][index], given.priority_of(name)[index]))]
+    most = min(len(index), given.limits.room[name] - len(already))
+    step = given.limits.step[name]
+    first = (size - len(already)) % step or step
+    sizes = np.full(1 + (most - first) // step if most >= first else 0, step)
+    sizes[:1] = first
+    return index[: sizes.sum()], sizes
+
+
+def _means(values: NDArray[Any], sizes: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The mean of the first `sizes[0]` values, of the next `sizes[1]` …"""
+    sums = np.add.reduceat(values.astype(np.float64), np.cumsum(sizes) - sizes) if len(sizes) else np.zeros(0)
+    means: NDArray[np.float64] = sums / sizes
+    return means

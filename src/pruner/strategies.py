@@ -6,7 +6,7 @@ A strategy gets a `StrategyInput` and returns a `PruningPlan`. Add one with
     def mine(given: StrategyInput) -> PruningPlan: ...
 
 or from an installed package with an entry point of the group "pruner.strategies", and name it in
-`strategy.default_strategy`. Limits are checked afterwards, so no strategy can break them.
+`strategy.default_strategy`. Limits are checked and widths rounded afterwards, so no strategy can break them.
 """
 
 from collections.abc import Collection, Mapping
@@ -22,13 +22,13 @@ from pruner.apply import PruneResult, prune_
 from pruner.config import PruningConfig, create_default_config
 from pruner.current_map import current_map
 from pruner.decision import Request, decide
-from pruner.limits import FirstSeen
 from pruner.plan import PruningPlan
 from pruner.registry import Registry
 from pruner.schedule import gradual_targets, target_at
 from pruner.selection import Remove, Strategy, StrategyInput, lowest
 from tracker.activity import ActivityStats
 from tracker.admission import unwrapped
+from tracker.neuron_map import NeuronMap
 
 _ROUNDS = 10
 
@@ -84,16 +84,16 @@ def gradual(given: StrategyInput) -> PruningPlan:
 
 
 class _Pruner:
-    """A strategy with a configuration and a memory of every model's first sizes."""
+    """A strategy with a configuration and a memory of every model's first map."""
 
     def __init__(self, config: PruningConfig | None = None) -> None:
         self.config = config or create_default_config()
-        self._first: WeakKeyDictionary[nn.Module, FirstSeen] = WeakKeyDictionary()
+        self._first: WeakKeyDictionary[nn.Module, NeuronMap] = WeakKeyDictionary()
 
     def _plan(self, model: nn.Module, request: Request) -> PruningPlan:
         bare = unwrapped(model)
         neurons = current_map(bare)
-        first = self._first.setdefault(bare, FirstSeen.of(neurons))
+        first = self._first.setdefault(bare, neurons)
         return decide(bare, neurons, first, self.config, request).plan
 
 

@@ -2,22 +2,33 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.pruner import small_cnn
 
 from pruner.config import PruningConfig
-from pruner.limits import FirstSeen, Limits, checked_share, share_of
+from pruner.limits import Limits, checked_share, share_of, step_of
+from pruner.plan import PruningPlan
 from tracker.errors import PlanError
-from tracker.neuron_map import Frozen
+from tracker.neuron_map import Frozen, NeuronGroup, NeuronMap, Read, Site
 
 FIRST = {"conv1": 10, "conv2": 64, "fc1": 128}
 
 
+def group(kind: str, size: int, produced: int, read: int, exact: bool = True) -> NeuronGroup:
+    """A group of which each neuron has so many positions where it is made, and where it is read."""
+    made, used = Site("a.weight", 0), Site("b.weight", 1)
+    positions = {made: np.arange(size * produced).reshape(size, -1), used: np.arange(size * read).reshape(size, -1)}
+    reads = (Read("b", "b.weight", -1, positions[used]),)
+    return NeuronGroup("a", size, kind, exact, (made,), (used,), positions, reads)  # type: ignore[arg-type]
+
+
 def limits(original: dict[str, int] | None = None, **sections: object) -> Limits:
-    first = FirstSeen(original or FIRST, frozenset(FIRST))
-    return Limits.of(small_cnn.neuron_map(small_cnn.model()), first, PruningConfig(**sections))
+    neurons = small_cnn.neuron_map(small_cnn.model())
+    groups = tuple(replace(group, size=(original or FIRST)[group.name]) for group in neurons)
+    return Limits.of(neurons, replace(neurons, groups=groups), PruningConfig(**sections), FIRST)
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan"), "0.5", None, True])
@@ -56,9 +67,9 @@ def test_what_is_gone_already_counts() -> None:
 def test_a_layer_that_shrank_to_one_neuron_still_counts() -> None:
     whole = small_cnn.neuron_map(small_cnn.model())
     shrunk = replace(whole, groups=whole.groups[1:], frozen=(Frozen("conv1", 1, "is a single neuron", ()),))
-    found = Limits.of(shrunk, FirstSeen.of(whole), PruningConfig())
+    found = Limits.of(shrunk, whole, PruningConfig(), FIRST)
     assert (found.original, found.current) == (FIRST, {**FIRST, "conv1": 1})
-    assert found.exact == frozenset(FIRST)
+    assert found.open == frozenset(FIRST)
     assert found.room["conv1"] == 0
     assert found.wanted(0.1, FIRST) == 20 - 9
     assert found.total == 161 - 9
@@ -77,3 +88,53 @@ def test_check_refuses_what_breaks_a_limit() -> None:
         limits().check({"conv1": range(10)})
     with pytest.raises(PlanError, match=r"may lose 20 more neurons, not 29 \(validation.max_pruning_ratio = 0.1\)"):
         limits(validation={"max_pruning_ratio": 0.1}).check({"conv1": range(9), "fc1": range(20)})
+
+
+@pytest.mark.parametrize(
+    ("kind", "produced", "read", "round_to", "step"),
+    [
+        ("mlp", 1, 1, 1, 1),
+        ("mlp", 1, 1, 16, 16),
+        ("mlp", 2, 1, 16, 16),  # gate and up in one matrix, which is twice as wide
+        ("channel", 1, 49, 16, 16),  # flattened images are read
+        ("channel", 4, 4, 16, 4),  # groups of four channels
+        ("attention", 192, 64, 16, 1),  # heads of 64, made by one matrix
+        ("attention", 1, 64, 16, 1),  # a table with one entry a head
+        ("attention", 24, 24, 16, 2),
+        ("attention", 3, 3, 8, 8),
+        ("expert", 1, 1, 8, 8),
+    ],
+)
+def test_widths_are_multiples_after_whole_steps(kind: str, produced: int, read: int, round_to: int, step: int) -> None:
+    made = group(kind, 12, produced, read)
+    assert step_of(made, round_to) == step
+    assert step * read % round_to == 0
+
+
+def test_whole_experts_go_one_by_one() -> None:
+    assert step_of(group("expert", 8, 1, 1, exact=False), 8) == 1
+
+
+def test_a_layer_that_may_not_lose_neurons_has_no_room() -> None:
+    neurons = small_cnn.neuron_map(small_cnn.model())
+    found = Limits.of(neurons, neurons, PruningConfig(), {"fc1"})
+    assert found.room == {"conv1": 0, "conv2": 0, "fc1": 115}
+    with pytest.raises(PlanError, match=r"neurons of layer 'conv1', which it may not touch.*given\.neurons"):
+        found.check({"conv1": [0]})
+    found.check({"conv1": [], "fc1": [0]})
+
+
+def test_a_layer_keeps_what_it_needs() -> None:
+    class Routed(NeuronGroup):
+        minimum = 5
+
+    made = group("expert", 8, 1, 1)
+    routed = Routed("router", 8, made.kind, False, made.producers, made.consumers, made.members, made.reads)
+    neurons = NeuronMap((routed,))
+    found = Limits.of(neurons, neurons, PruningConfig(), {"router"})
+    assert (found.least, found.room) == ({"router": 5}, {"router": 3})
+    with pytest.raises(PlanError, match=r"may lose 3 of its 8 neurons, not 4 \(.*'router' needs 5\)"):
+        found.check({"router": range(4)})
+    with pytest.raises(PlanError, match="leaves 4 of the 8 neurons of layer 'router', which needs 5"):
+        PruningPlan({"router": range(4)}).resolve(neurons)
+    assert len(PruningPlan({"router": range(3)}).resolve(neurons)["router"]) == 3

@@ -126,6 +126,39 @@ def test_layer_specific_sparsity(engine: Make) -> None:
     assert len(own["conv2"]) == 19  # target_sparsity of the layers that are left
 
 
+@pytest.mark.parametrize("given", [["conv*"], "conv*", "conv1, conv2"])
+def test_include(engine: Make, given: Any) -> None:
+    results = dry(engine(strategy__include=given))
+    assert set(removed(results)) == {"conv1", "conv2"}
+    assert results["neurons_pruned"] == 22  # 30 % of their 74 neurons
+    assert removed(dry(engine(strategy__include=["fc1"]))).keys() == {"fc1"}
+
+
+@pytest.mark.parametrize("given", [["conv*"], "conv*", "conv1,conv2"])
+def test_exclude(engine: Make, given: Any) -> None:
+    assert removed(dry(engine(strategy__exclude=given))).keys() == {"fc1"}
+    assert removed(dry(engine(strategy__include=["conv*"], strategy__exclude=["conv1"]))).keys() == {"conv2"}
+    assert removed(dry(engine(strategy__exclude=["fc2"]))) == removed(dry(engine()))  # frozen in any case
+
+
+@pytest.mark.parametrize("given", [["mlp"], "mlp", "mlp,attention"])
+def test_kinds(engine: Make, given: Any) -> None:
+    assert removed(dry(engine(strategy__kinds=given))).keys() == {"fc1"}
+    assert removed(dry(engine(strategy__kinds=["channel"]))).keys() == {"conv1", "conv2"}
+    with pytest.raises(ConfigError, match=r"strategy\.kinds\.0 = 'conv'.*'channel'"):
+        engine(strategy__kinds=["conv"])
+
+
+@pytest.mark.parametrize("strategy", ["magnitude", "structured", "gradual"])
+def test_round_to(engine: Make, strategy: str) -> None:
+    layers = dry(engine(strategy__round_to=16, strategy__default_strategy=strategy))["layers"]
+    assert sum(len(layer["removed"]) for layer in layers.values()) == 48  # of the 60 that are asked for
+    assert all(layer["after"] % 16 == 0 for layer in layers.values())
+    assert "conv1" not in layers  # 10 channels: there is no smaller multiple
+    with pytest.raises(ConfigError, match=r"strategy\.round_to = '?0"):
+        engine(strategy__round_to=0)
+
+
 # --- thresholds
 
 

@@ -12,7 +12,7 @@ from tests.pruner import small_cnn
 from pruner import registry, strategies
 from pruner.config import PruningConfig, create_aggressive_config
 from pruner.engine import PruningEngine
-from pruner.limits import FirstSeen, Limits
+from pruner.limits import Limits
 from pruner.plan import PruningPlan
 from pruner.selection import StrategyInput
 from tracker.activity import observe
@@ -33,12 +33,19 @@ def situation(
     layer_targets: Mapping[str, float] | None = None,
     inexact: tuple[str, ...] = (),
     original: Mapping[str, int] | None = None,
+    round_to: int = 1,
 ) -> StrategyInput:
     neurons = NeuronMap(tuple(group(name, len(values), name not in inexact) for name, values in scores.items()))
-    config = PruningConfig(thresholds={"max_sparsity_per_layer": 1.0}, validation={"max_pruning_ratio": 1.0})
+    first = NeuronMap(tuple(group(name, size) for name, size in (original or {}).items()))
+    config = PruningConfig(
+        thresholds={"max_sparsity_per_layer": 1.0},
+        strategy={"round_to": round_to},
+        validation={"max_pruning_ratio": 1.0},
+    )
+    open_layers = set(scores) - set(inexact) | set(layer_targets or {})
     return StrategyInput(
         neurons=neurons,
-        limits=Limits.of(neurons, FirstSeen(original or {}, frozenset(scores) - set(inexact)), config),
+        limits=Limits.of(neurons, first, config, open_layers),
         config=config,
         scores={name: np.asarray(values, dtype=np.float64) for name, values in scores.items()},
         target=target,
@@ -90,6 +97,14 @@ def test_targets_are_relative_to_the_first_size(name: str) -> None:
     assert removed(name, situation(WEAK_A, 0.5, original={"a": 8, "b": 8})) == {}
     again = removed(name, situation(WEAK_A, 0.75, original={"a": 8, "b": 8}))
     assert sum(map(len, again.values())) == 4
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_widths_are_rounded(name: str) -> None:
+    scores = {"a": [0.1 * n for n in range(30)], "b": [1.0 + n for n in range(10)]}
+    gone = removed(name, situation(scores, 0.5, {"b": 0.5}, round_to=8))
+    assert {layer: len(neurons) for layer, neurons in gone.items()} == {"a": 14, "b": 2}
+    assert removed(name, situation(scores, 0.1, {"b": 0.1}, round_to=8)) == {}
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
@@ -204,6 +219,21 @@ def test_the_gradual_pruner_ends_at_its_target() -> None:
     assert left[0] == 202
     assert left[2] == left[3]
     assert left[-1] == 101
+
+
+def test_the_classes_keep_to_the_layers_chosen_and_round_widths() -> None:
+    config = create_aggressive_config().update(strategy={"exclude": ["conv*"], "round_to": 32})
+    pruner, model = strategies.GradualPruner(0.0, 0.6, 4, config=config), cnn()
+    widths = []
+    for epoch in range(4):
+        pruner.prune(model, epoch)
+        widths.append(model.fc1.out_features)
+    assert (widths[0], widths[-1]) == (128, 64)
+    assert all(width % 32 == 0 for width in widths)
+    assert (model.conv1.out_channels, model.conv2.out_channels) == (10, 64)
+    assert {*strategies.MagnitudePruner(config).plan(cnn(), 0.5).remove} == {"fc1"}
+    named = strategies.StructuredPruner(config).plan(cnn(), {"conv2": 0.6}).remove
+    assert {name: len(gone) for name, gone in named.items()} == {"conv2": 32}  # named, although excluded
 
 
 def test_the_classes_take_a_trackers_statistics() -> None:
