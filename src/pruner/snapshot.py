@@ -29,6 +29,7 @@ class Snapshot:
     def __init__(self) -> None:
         self._tensors: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._attributes: list[tuple[nn.Module, str, Any]] = []
+        self._classes: list[tuple[nn.Module, type]] = []
         self._settled = False
 
     def replace(self, tensor: torch.Tensor, data: torch.Tensor) -> None:
@@ -37,7 +38,8 @@ class Snapshot:
         _give(tensor, data)
 
     def hold(self, module: nn.Module, name: str) -> None:
-        """Remember an attribute of a module, which is about to be replaced (not changed in place)."""
+        """Remember an attribute and the class of a module, which are about to be replaced (not changed in place)."""
+        self._classes.append((module, type(module)))
         self._attributes.append((module, name, vars(module).get(name, _ABSENT)))
 
     def commit(self) -> None:
@@ -51,6 +53,9 @@ class Snapshot:
                 vars(module).pop(name, None)
             else:
                 vars(module)[name] = value
+        for module, kind in reversed(self._classes):
+            if type(module) is not kind:
+                module.__class__ = kind
         for tensor, data in reversed(self._tensors):
             _give(tensor, data)
 

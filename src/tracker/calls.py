@@ -124,14 +124,15 @@ def _view(flow: Flow, call: Call, out: Any) -> None:
     sizes = _sizes(call, 1, "shape" if "shape" in call.kwargs else "size")
     if isinstance(out, Tensor) and len(sizes) == out.dim():
         for axis, size in enumerate(sizes):
-            flow.explain(out, axis, size)
+            flow.explain(out, axis, size, (axis, len(sizes)))
 
 
 def _unflatten(flow: Flow, call: Call, out: Any) -> None:
     axis = call.argument("dim", 1) % call.args[0].dim()
     sizes = call.argument("sizes", 2)
-    for offset, size in enumerate(sizes if isinstance(sizes, Sequence) else call.args[2:]):
-        flow.explain(out, axis + offset, size)
+    given = sizes if isinstance(sizes, Sequence) else call.args[2:]
+    for offset, size in enumerate(given):
+        flow.explain(out, axis + offset, size, (offset, len(given)))
 
 
 def _expand(flow: Flow, call: Call, out: Any) -> None:
@@ -141,7 +142,7 @@ def _expand(flow: Flow, call: Call, out: Any) -> None:
         if axis < new or before.shape[axis - new] != out.shape[axis]:
             flow.virtual(out, axis, size)
         else:
-            flow.explain(out, axis, size)
+            flow.explain(out, axis, size, (axis, len(sizes)))
 
 
 def _create(first: int) -> Callable[[Flow, Call, Any], None]:
@@ -157,8 +158,8 @@ def _split(flow: Flow, call: Call, out: Any) -> None:
     given = call.argument("split_size_or_sections", 1, call.kwargs.get("split_size", call.kwargs.get("split_sizes")))
     axis = call.argument("dim", 2, 0)
     if isinstance(given, Sequence):
-        for piece, size in zip(out, given, strict=True):
-            flow.explain(piece, axis, size)
+        for number, (piece, size) in enumerate(zip(out, given, strict=True)):
+            flow.explain(piece, axis, size, (number, len(given)))
     elif isinstance(given, Tracked):
         tie_pieces(flow, out, axis)
         flow.explain(out[0], axis, given)

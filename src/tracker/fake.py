@@ -73,6 +73,7 @@ def run(model: nn.Module, stand_in: Mapping[str, Tensor], call: Call) -> Any:
 def left_as_found(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; afterwards every module is as it was, whatever its forward kept."""
     saved = [(module, dict(vars(module))) for module in model.modules()]
+    classes = [(module, type(module)) for module, _ in saved]
     training = [(module, module.training) for module in model.modules()]
     contents = [
         (value, value.copy())
@@ -90,6 +91,9 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
             vars(module).update(attributes)  # first, so that an interrupt here leaves nothing missing
             for name in vars(module).keys() - attributes.keys():
                 del vars(module)[name]
+        for module, kind in classes:
+            if type(module) is not kind:
+                module.__class__ = kind
         for module, mode in training:  # a scripted module does not keep it among its attributes
             module.training = mode
         for container, content in contents:

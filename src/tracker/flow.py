@@ -19,10 +19,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tracker import calls
+from tracker.code_sites import Place, Spot, spot
 from tracker.errors import DiscoveryError
 from tracker.labels import Block, Grid, Labels, LabelSpace, constant_axes
 from tracker.numbers import Use, use_of
 from tracker.operators import rule_for
+from tracker.places import running
 from tracker.sizes import Expression, Size, Tracked, sources
 from tracker.tensors import tensors_in
 
@@ -40,6 +42,13 @@ class Carried:
     origin: frozenset[str] | None = frozenset()
 
 
+class Written(NamedTuple):
+    """Where in the model's code a size or number is written."""
+
+    spot: Spot
+    place: Place
+
+
 class Equation(NamedTuple):
     """Somewhere the code computed `expression` for the size of one axis of `grid`."""
 
@@ -47,6 +56,7 @@ class Equation(NamedTuple):
     grid: Grid
     axis: int
     where: str
+    written: Written | None = None
 
 
 class NumberUse(NamedTuple):
@@ -54,6 +64,7 @@ class NumberUse(NamedTuple):
 
     expression: Expression
     where: str
+    written: Written | None = None
 
 
 class Consumption(NamedTuple):
@@ -92,6 +103,7 @@ class Flow:
 
     real: bool = False
     space: LabelSpace = field(default_factory=LabelSpace)
+    names: dict[int, str] = field(default_factory=dict)  # of every module, by its id
     frames: list[Frame] = field(default_factory=lambda: [Frame("", nn.Module())])
     call: calls.Call = field(default_factory=calls.Call)
     operator: str = ""
@@ -236,11 +248,12 @@ class Flow:
 
     def tracked(self, value: int, expression: Expression) -> Tracked:
         """An integer that reports to this trace."""
-        return Tracked(value, expression, self.notice_number)
+        return Tracked(value, expression, lambda used, side: self.notice_number(used, Place(side)))
 
-    def notice_number(self, expression: Expression, where: str) -> None:
+    def notice_number(self, expression: Expression, place: Place) -> None:
         """An integer with an origin became a number."""
-        self.numbers.append(NumberUse(expression, f"{where}, in {self.frames[-1].name or 'the model'}"))
+        where = f"{running()}, in {self.frames[-1].name or 'the model'}"
+        self.numbers.append(NumberUse(expression, where, _written(place)))
 
     def tracked_shape(self, tensor: Tensor) -> tuple[int, ...]:
         """The tensor's shape, its labelled sizes tracked."""
@@ -254,20 +267,24 @@ class Flow:
         self.sizes.append(found)
         return self.tracked(tensor.shape[axis], Size(len(self.sizes) - 1))
 
-    def explain(self, tensor: Tensor, axis: int, size: Any) -> None:
-        """The code gave `size` for this axis: a constant fixes it, an expression must hold after a removal too."""
+    def explain(self, tensor: Tensor, axis: int, size: Any, entry: tuple[int, int] | None = None) -> None:
+        """The code gave `size` for this axis: a constant fixes it, an expression must hold after a removal too.
+
+        `entry` says which of how many sizes given to the call it is.
+        """
         found = self.axis_of(tensor, axis)
         if isinstance(size, Tracked):
             if found is None:  # the axis keeps its size, so the expression must keep its value
-                size.number()
+                self.notice_number(size.expression, Place("size", *entry) if entry else Place("left"))
             else:
-                self.explain_axis(size.expression, *found)
+                self.explain_axis(size.expression, *found, entry)
         elif found is not None and (isinstance(size, Tensor) or size != -1):
             self.fix(tensor, axis, f"`{self.call.name}` gives it the constant size {int(size)}")
 
-    def explain_axis(self, expression: Expression, grid: Grid, axis: int) -> None:
+    def explain_axis(self, expression: Expression, grid: Grid, axis: int, entry: tuple[int, int] | None = None) -> None:
         """An expression must come out as the size of an axis of a grid."""
-        self.equations.append(Equation(expression, grid, axis, self.located(self.call.name)))
+        written = _written(Place("size", *entry)) if entry is not None else None
+        self.equations.append(Equation(expression, grid, axis, self.located(self.call.name), written))
 
     def explain_count(self, expression: Expression, labels: Labels) -> None:
         """An expression must come out as the number of `labels` that stay."""
@@ -287,6 +304,11 @@ class Flow:
             isinstance(source, Size) and self.sizes[source.number][0] is grid and self.sizes[source.number][1] == axis
             for source in sources(expression)
         )
+
+
+def _written(place: Place) -> Written | None:
+    found = spot()
+    return None if found is None else Written(found, place)
 
 
 class _Operators(TorchDispatchMode):
@@ -366,6 +388,7 @@ def run(flow: Flow, model: nn.Module, call: Callable[[], Any]) -> Any:
     """Run `call` (a forward of `model`) with labels flowing; the stack of running modules is kept by hooks."""
     handles = []
     for name, module in model.named_modules():
+        flow.names[id(module)] = name
         if isinstance(module, torch.jit.ScriptModule):
             continue
 

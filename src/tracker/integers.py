@@ -15,10 +15,12 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from tracker.flow import Equation, Flow
+from tracker.code_sites import site_of
+from tracker.flow import Equation, Flow, NumberUse, Written
 from tracker.labels import Grid
 from tracker.neuron_map import Integer
 from tracker.resolve import Components
+from tracker.rewriting import CODE_SIZES, can_resize
 from tracker.sizes import Arithmetic, Attribute, Expression, Size, evaluate, sources
 
 _DRAWS = 6
@@ -93,17 +95,15 @@ class _System:
                 found.setdefault(group, f"`{equation.where}` cuts through it")
         for equation, form in equations:
             if isinstance(equation.expression, Attribute):
-                self._direct(equation, equation.expression, form, found)
+                self.known.setdefault(equation.expression, form)
         for use in self.flow.numbers:
             self._kept_equal(use.expression)
-        for equation, form in equations:
-            if not self._holds(equation.expression, form) and not self._solved(equation.expression, form):
-                computed = f"{equation.where} from {_described(equation.expression)}"
-                reason = f"its size is computed in {computed}, which does not follow it"
-                for group in self._blame(equation.expression, form):
-                    found.setdefault(group, reason)
+        for equation, form in self._not_rewritten(equations):
+            reason = _computed(equation)
+            for group in self._blame(equation.expression, form):
+                found.setdefault(group, reason)
         for use in self.flow.numbers:
-            if not self._constant(use.expression):
+            if not self._constant(use.expression) and not self._pinned(use):
                 for group in self._groups_in(use.expression):
                     found.setdefault(group, f"its size is {_used(use.expression)} at {use.where}")
         return found
@@ -132,12 +132,6 @@ class _System:
                 uneven.add(int(index))
         return Form(len(rows), per_neuron, frozenset(uneven))
 
-    def _direct(self, equation: Equation, attribute: Attribute, form: Form, found: dict[int, str]) -> None:
-        before = self.known.setdefault(attribute, form)
-        if before.per_neuron != form.per_neuron:
-            for group in _differing(before.per_neuron, form.per_neuron):
-                found.setdefault(group, f"`{attribute}` also gives the size of something else (in {equation.where})")
-
     def _kept_equal(self, expression: Expression) -> None:
         """An attribute that the code compares with a size, and found equal, is meant to be that size."""
         if isinstance(expression, Arithmetic) and expression.operator == "compare":
@@ -146,6 +140,48 @@ class _System:
                     form = self.form(*self.flow.sizes[size.number])
                     if form.total == self.value_of(attribute):
                         self.known[attribute] = form
+
+    def _not_rewritten(self, equations: list[tuple[Equation, Form]]) -> list[tuple[Equation, Form]]:
+        """The equations that fail, and whose size cannot be put into the model's code either; else it becomes known.
+
+        A place in the code that is passed several times must want the same size each time.
+        """
+        wanted: dict[Written, Form] = {}
+        unclear: set[Written] = set()
+        for equation, form in equations:
+            if equation.written is not None:
+                before = wanted.setdefault(equation.written, form)
+                if (before.total, before.per_neuron) != (form.total, form.per_neuron):
+                    unclear.add(equation.written)
+        left = []
+        failing = [(e, f) for e, f in equations if not self._holds(e.expression, f)]
+        for equation, form in [(e, f) for e, f in failing if not self._solved(e.expression, f)]:
+            written = equation.written
+            groups = {**dict.fromkeys(self._groups_in(equation.expression), 0), **form.per_neuron}
+            attribute = None if written is None or written in unclear else self._site(written, form.total)
+            if attribute is None:
+                left.append((equation, form))
+            else:
+                self.known[attribute] = Form(form.total, groups)
+        return left
+
+    def _pinned(self, use: NumberUse) -> bool:
+        """Whether the model's code can be given the number that a changed size would come to."""
+        if use.written is None or (isinstance(use.expression, Arithmetic) and use.expression.operator == "compare"):
+            return False
+        value = self._at(use.expression, self.draws[0])
+        attribute = None if value is None else self._site(use.written, value)
+        if attribute is None or value is None:
+            return False
+        form = Form(value, dict.fromkeys(self._groups_in(use.expression), 0))
+        return self.known.setdefault(attribute, form) == form
+
+    def _site(self, written: Written, value: int) -> Attribute | None:
+        site = site_of(written.spot, written.place, value)
+        module = self.flow.names.get(id(written.spot.owner))
+        if site is None or module is None or not can_resize(written.spot.owner, str(site)):
+            return None
+        return Attribute(module, (CODE_SIZES, str(site)))
 
     def _value(self, source: Attribute | Size, removed: NDArray[np.int64]) -> int:
         if isinstance(source, Size):
@@ -189,14 +225,19 @@ class _System:
         return False
 
     def _blame(self, expression: Expression, form: Form) -> Iterable[int]:
-        """The groups on the axis; where it keeps its size, those in the expression."""
+        """The groups on the axis; where it keeps its size, those in the expression.
+
+        Where an attribute stands for two sizes, the groups in which they differ.
+        """
+        if isinstance(expression, Attribute) and (known := self.known.get(expression)) is not None:
+            return _differing(known.per_neuron, form.per_neuron)
         return form.per_neuron or self._groups_in(expression)
 
     def _groups_in(self, expression: Expression) -> set[int]:
         groups: set[int] = set()
         for source in sources(expression):
             form = self.form(*self.flow.sizes[source.number]) if isinstance(source, Size) else self.known.get(source)
-            groups |= set(form.per_neuron) if form else set()
+            groups |= {group for group, times in form.per_neuron.items() if times} if form else set()
         return groups
 
 
@@ -210,6 +251,13 @@ def integers_of(solution: Mapping[Attribute, Form], names: list[str]) -> tuple[I
 
 def _differing(a: Mapping[int, int], b: Mapping[int, int]) -> list[int]:
     return [group for group in {**a, **b} if a.get(group) != b.get(group)]
+
+
+def _computed(equation: Equation) -> str:
+    if isinstance(equation.expression, Attribute):
+        return f"`{equation.expression}` also gives the size of something else (in {equation.where})"
+    computed = f"{equation.where} from {_described(equation.expression)}"
+    return f"its size is computed in {computed}, which does not follow it"
 
 
 def _used(expression: Expression) -> str:

@@ -8,11 +8,11 @@ into a float or compared, it tells that a *number* or a branch depends on a size
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, SupportsIndex, Union
+from typing import Any, Literal, NamedTuple, Union
 
 from torch import nn
 
-from tracker.places import running
+from tracker.rewriting import CODE_SIZES, resize, size_at
 
 
 class Attribute(NamedTuple):
@@ -41,7 +41,8 @@ class Arithmetic(NamedTuple):
 
 
 Expression = Union[int, Attribute, Size, Arithmetic]  # noqa: UP007 (a recursive alias cannot use | here)
-Notice = Callable[[Expression, str], None]
+Side = Literal["left", "right"]  # of an operation; "left" also is the only argument of a function
+Notice = Callable[[Expression, Side], None]
 
 _OPERATORS: Mapping[str, Callable[[int, int], int]] = {
     "add": int.__add__,
@@ -66,9 +67,9 @@ class Tracked(int):
         made.notice = notice
         return made
 
-    def number(self) -> int:
+    def number(self, side: Side = "left") -> int:
         """Used as a number: report it, and forget the origin."""
-        self.notice(self.expression, running())
+        self.notice(self.expression, side)
         return int.__int__(self)
 
     def __float__(self) -> float:
@@ -78,13 +79,13 @@ class Tracked(int):
         return self.number() / other
 
     def __rtruediv__(self, other: Any) -> Any:
-        return other / self.number()
+        return other / self.number("right")
 
     def __pow__(self, other: Any, modulo: Any = None) -> Any:
         return pow(self.number(), other, modulo)
 
     def __rpow__(self, other: Any, modulo: Any = None) -> Any:
-        return pow(other, self.number(), modulo)
+        return pow(other, self.number("right"), modulo)
 
     def __neg__(self) -> Tracked:
         match self.expression:
@@ -137,7 +138,7 @@ def _install_comparison(name: str) -> None:
         if isinstance(other, float):
             return getattr(float(self.number()), name)(other)
         if isinstance(other, int):
-            self.notice(Arithmetic("compare", self.expression, expression_of(other)), running())
+            self.notice(Arithmetic("compare", self.expression, expression_of(other)), "left")
         return plain(self, other)
 
     setattr(Tracked, name, compare)
@@ -189,6 +190,8 @@ def _integers(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[str | i
     if type(value) is int:
         if value > 1:
             yield path
+    elif type(value) is dict and path == (CODE_SIZES,):
+        yield from ((CODE_SIZES, site) for site in value)
     elif type(value) in (tuple, list) and len(value) <= 16 and len(path) < 3:
         for index, item in enumerate(value):
             yield from _integers(item, (*path, index))
@@ -199,15 +202,23 @@ def _integers(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[str | i
 
 
 def read_path(module: nn.Module, path: tuple[str | int, ...]) -> Any:
-    """The value at `path`."""
+    """The value at `path`, which may be a site in the module's code (`tracker.rewriting`)."""
+    if path[0] == CODE_SIZES:
+        return size_at(module, str(path[1]))
     value: Any = vars(module)[str(path[0])]
     for step in path[1:]:
         value = value[step]
     return value
 
 
-def write_path(module: nn.Module, path: tuple[str | int, ...], new: SupportsIndex) -> None:
-    """Set the integer at `path`; tuples, lists and dicts on the way are rebuilt, never changed in place."""
+def write_path(module: nn.Module, path: tuple[str | int, ...], new: int) -> None:
+    """Set the integer at `path`; tuples, lists and dicts on the way are rebuilt, never changed in place.
+
+    At a site in the module's code, the module gets a class of its own (`tracker.rewriting`).
+    """
+    if path[0] == CODE_SIZES:
+        resize(module, str(path[1]), new)
+        return
     name = str(path[0])
     vars(module)[name] = _replaced(vars(module)[name], path[1:], new)
 

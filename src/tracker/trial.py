@@ -41,12 +41,16 @@ def sliced_shapes(model: nn.Module, neurons: NeuronMap, removed: Removed) -> dic
 
 
 def integers_after(model: nn.Module, neurons: NeuronMap, removed: Removed) -> list[IntegerChange]:
-    """Every integer attribute that changes: (module, path, old value, new value)."""
+    """Every integer that changes: (module, path, old value, new value).
+
+    A size in the module's code is listed also where it keeps its value, as the author's expression would not.
+    """
     counts = _counts(removed)
     changes: list[IntegerChange] = []
     for integer in neurons.integers:
         falls = sum(counts.get(group, 0) * times for group, times in integer.follows.items())
-        if falls:
+        fixed = any(counts.get(group, 0) for group, times in integer.follows.items() if not times)
+        if falls or fixed:
             old = read_path(model.get_submodule(integer.module), integer.path)
             changes.append((integer.module, integer.path, old, old - falls))
     return changes

@@ -15,6 +15,7 @@ from tracker.sizes import (
     Arithmetic,
     Attribute,
     Expression,
+    Side,
     Size,
     Tracked,
     evaluate,
@@ -32,10 +33,10 @@ class Log:
     """What a trace is told."""
 
     def __init__(self) -> None:
-        self.heard: list[tuple[Expression, str]] = []
+        self.heard: list[tuple[Expression, Side]] = []
 
-    def __call__(self, expression: Expression, where: str) -> None:
-        self.heard.append((expression, where))
+    def __call__(self, expression: Expression, side: Side) -> None:
+        self.heard.append((expression, side))
 
     def tracked(self, value: int, expression: Expression = WIDTH) -> Tracked:
         return Tracked(value, expression, self)
@@ -73,25 +74,23 @@ def test_a_sign_is_kept_and_taken_back() -> None:
 
 
 @pytest.mark.parametrize(
-    "use",
+    ("use", "side"),
     [
-        float,
-        math.sqrt,
-        lambda n: n / 2,
-        lambda n: 2 / n,
-        lambda n: n**-0.5,
-        lambda n: 2**n,
-        lambda n: n * 0.5,
-        lambda n: n + 0.5,
-        lambda n: n > 1.5,
+        (float, "left"),
+        (math.sqrt, "left"),
+        (lambda n: n / 2, "left"),
+        (lambda n: 2 / n, "right"),
+        (lambda n: n**-0.5, "left"),
+        (lambda n: 2**n, "right"),
+        (lambda n: n * 0.5, "left"),
+        (lambda n: n + 0.5, "left"),
+        (lambda n: n > 1.5, "left"),
     ],
 )
-def test_becoming_a_number_is_told_with_the_place(use: Callable[[Any], Any]) -> None:
+def test_becoming_a_number_is_told_with_the_side(use: Callable[[Any], Any], side: str) -> None:
     log = Log()
     assert use(log.tracked(16)) == use(16)
-    (expression, where), *_ = log.heard
-    assert expression == WIDTH
-    assert where.startswith("test_sizes.py:")
+    assert log.heard[0] == (WIDTH, side)
 
 
 @pytest.mark.parametrize("compare", [lambda a, b: a == b, lambda a, b: a < b, lambda a, b: b >= a, lambda a, b: b != a])
