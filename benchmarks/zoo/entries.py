@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+import torch
+from benchmarks.zoo.randomise import in_dtype, randomise, uninitialised
 from torch import nn
 
 LIBRARIES = ("plain", "transformers", "torchvision", "timm")
@@ -31,6 +33,20 @@ class Entry:
     build: Callable[[], Example]
     module: str = ""
     given: str = ""
+
+    def fresh(self, dtype: torch.dtype | None = None) -> Example:
+        """The model with random values everywhere, in evaluation mode, and its call; always the same ones.
+
+        In a type of floating-point numbers, or in the model's own.
+        """
+        torch.manual_seed(0)
+        with uninitialised():
+            example = self.build()
+        randomise(example.model.eval())
+        if dtype is None:
+            return example
+        args, kwargs = in_dtype((example.args, dict(example.kwargs)), dtype)
+        return Example(example.model.to(dtype), args, kwargs)
 
     @property
     def key(self) -> str:

@@ -34,7 +34,7 @@ def tensors_in(value: Any) -> list[Tensor]:
 
 
 def difference(left: list[Tensor], right: list[Tensor]) -> float:
-    """max|a - b| / max|b| over all outputs, the worst of them; infinite where shapes or the number of outputs differ."""
+    """max|a - b| / max|b|, the worst of all outputs; infinite where shapes or the number of outputs differ."""
     if [x.shape for x in left] != [x.shape for x in right]:
         return float("inf")
     worst = 0.0
@@ -49,8 +49,8 @@ def difference(left: list[Tensor], right: list[Tensor]) -> float:
 class Seen(TorchDispatchMode):
     """What operators ran: whether there is attention, and where float64 became something narrower.
 
-    Attention is a fused operator of that name, or a softmax over the product of two activations (a product and a
-    softmax over equally many numbers). Linear attention, which has no such softmax, does not count.
+    Attention is a fused operator of that name, or a softmax over the product of two activations (both with equally many
+    rows). Linear attention, which has no such softmax, does not count.
     """
 
     def __init__(self) -> None:
@@ -68,8 +68,8 @@ class Seen(TorchDispatchMode):
         if any(word in name for word in ("scaled_dot_product", "multi_head_attention", "transformer_encoder_layer")):
             self.attention = True
         elif "bmm" in name and not any(isinstance(x, nn.Parameter) for x in inputs):
-            self._products.add(result.numel())
-        elif "_softmax" in name and "log" not in name and inputs[0].numel() in self._products:
+            self._products.add(_rows(result))
+        elif "_softmax" in name and "log" not in name and _rows(inputs[0]) in self._products:
             self.attention = True
         if any(x.dtype == torch.float64 for x in inputs):
             for x in tree_leaves(result):
@@ -91,3 +91,7 @@ class Seen(TorchDispatchMode):
         finally:
             for hook in hooks:
                 hook.remove()
+
+
+def _rows(x: Tensor) -> int:
+    return x.numel() // x.shape[-1]

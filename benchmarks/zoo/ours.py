@@ -12,7 +12,6 @@ import torch
 from benchmarks.zoo.entries import Entry
 from benchmarks.zoo.forward import Seen, difference, outputs
 from benchmarks.zoo.limits import Clock, Peak, limited
-from benchmarks.zoo.randomise import in_dtype, randomise
 from benchmarks.zoo.shares import shares
 
 from pruner import PruningPlan, masked, prune_
@@ -36,10 +35,8 @@ def measure(entry: Entry, report: Report) -> None:
 
 def _timed(entry: Entry, report: Report) -> NeuronMap:
     report(stage="build")
-    torch.manual_seed(0)
-    example = entry.build()
-    model = example.model.eval()
-    randomise(model)
+    example = entry.fresh()
+    model = example.model
     peak, clock = Peak(), Clock()
     report(stage="discover", parameters=sum(parameter.numel() for parameter in model.parameters()))
     with limited():
@@ -81,17 +78,13 @@ def _proof(entry: Entry, neurons: NeuronMap) -> dict[str, Any]:
         return _proof_in(entry, neurons, torch.float64)
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
         refusal = f"refuses float64: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
-    own = next(tensor.dtype for tensor in entry.build().model.parameters() if tensor.is_floating_point())
+    own = next(tensor.dtype for tensor in entry.fresh().model.parameters() if tensor.is_floating_point())
     return {**_proof_in(entry, neurons, own), "cast": refusal, "tolerance": torch.finfo(own).eps}
 
 
 def _proof_in(entry: Entry, neurons: NeuronMap, dtype: torch.dtype) -> dict[str, Any]:
-    torch.manual_seed(0)
-    example = entry.build()
-    model = example.model.eval()
-    randomise(model)
-    model.to(dtype)
-    args, kwargs = in_dtype((example.args, dict(example.kwargs)), dtype)
+    example = entry.fresh(dtype)
+    model, args, kwargs = example.model, example.args, example.kwargs
     counted = shares(model, neurons).to_json()
     with Seen().looking() as seen:
         dense = outputs(model, args, kwargs)

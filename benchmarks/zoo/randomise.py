@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
+
+_INITIALISERS = [name for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")]
+
+
+@contextmanager
+def uninitialised() -> Iterator[None]:
+    """Models built within the block skip the initialisers of PyTorch: their values are replaced anyway."""
+    with patch.multiple(nn.init, **dict.fromkeys(_INITIALISERS, lambda tensor, *_, **__: tensor)):
+        yield
 
 
 @torch.no_grad()

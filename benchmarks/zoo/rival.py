@@ -1,4 +1,4 @@
-"""One model through Torch-Pruning, as its README uses it: half of every group by magnitude, the output layer ignored."""
+"""One model through Torch-Pruning, as its README uses it: half of every group goes, by magnitude."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 from benchmarks.zoo.entries import Entry, Example
 from benchmarks.zoo.forward import difference, outputs, tensors_in
 from benchmarks.zoo.limits import Clock, Peak, limited
-from benchmarks.zoo.randomise import in_dtype, randomise
 from torch import Tensor, nn
 
 Report = Callable[..., None]
@@ -18,7 +17,7 @@ Report = Callable[..., None]
 def measure(entry: Entry, report: Report) -> None:
     """Time the pruning of the model as it comes, see whether it runs, then whether it is the model it claims to be."""
     report(stage="build", result="crash")
-    example = _fresh(entry)
+    example = entry.fresh()
     model = example.model
     before = sum(parameter.numel() for parameter in model.parameters())
     ignored = _output_layers(example)
@@ -37,14 +36,6 @@ def measure(entry: Entry, report: Report) -> None:
         with limited():
             report(**_judged(entry))
     report(stage="done")
-
-
-def _fresh(entry: Entry, dtype: torch.dtype = torch.float32) -> Example:
-    torch.manual_seed(0)
-    example = entry.build()
-    randomise(example.model)
-    args, kwargs = in_dtype((example.args, dict(example.kwargs)), dtype)
-    return Example(example.model.eval().to(dtype), args, kwargs)
 
 
 def _pruner(example: Example, ignored: list[nn.Module]) -> Any:
@@ -87,7 +78,7 @@ def _judged(entry: Entry) -> dict[str, Any]:
     and what the consumers read. Both in float64. `difference` is None where there was no such group.
     """
     try:
-        example, dense = _fresh(entry, torch.float64), _fresh(entry, torch.float64).model
+        example, dense = entry.fresh(torch.float64), entry.fresh(torch.float64).model
         modules = {module: name for name, module in example.model.named_modules()}
         pruner = _pruner(example, _output_layers(example))
         silencer = _Silencer(dense, pruner.DG)
