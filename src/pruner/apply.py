@@ -8,19 +8,23 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
-from pruner.equivalence import Agreement, batch_of, compare, expect
+from pruner.equivalence import Agreement, batch_of, compare, expect, unproven
+from pruner.memory import check_alone
 from pruner.plan import PruningPlan
 from pruner.snapshot import Snapshot
 from tracker import trial
-from tracker.admission import unwrapped
+from tracker.admission import admitted_for_change, unwrapped
 from tracker.batches import Batch
+from tracker.compiled import drop_compiled_code
 from tracker.discover import example_call, neurons_of
 from tracker.errors import PlanError, VerificationError
+from tracker.example_inputs import Call
 from tracker.fingerprint import structure_fingerprint
 from tracker.neuron_map import NeuronMap
 from tracker.sizes import write_path
@@ -43,7 +47,7 @@ class PruneResult:
     """What a pruning did, or would do.
 
     `plan` is the plan as carried out, under the groups' own names and with the fingerprint of the model before.
-    `proof` is the comparison of the sliced with the masked model, or None where none was made.
+    `proof` is the comparison of the sliced with the masked model, or None where none was made; `unproven` says why.
     """
 
     neurons_before: int
@@ -56,6 +60,7 @@ class PruneResult:
     plan: PruningPlan
     fingerprint: str
     proof: Agreement | None
+    unproven: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The result as JSON-ready data."""
@@ -74,6 +79,7 @@ class PruneResult:
             "proof": None
             if self.proof is None
             else {"output": self.proof.output, "error": self.proof.error, "tolerance": self.proof.tolerance},
+            "unproven": self.unproven,
         }
 
 
@@ -102,6 +108,7 @@ def prune_(
             plan is exact. `PruneResult.proof` tells.
 
     Raises:
+        DiscoveryError: the model is of a kind that cannot be cut, such as one with quantised or sharded weights.
         PlanError: the plan does not fit, the pruned model would not run, or the optimizer keeps state that cannot be
             sliced.
         VerificationError: the sliced model differs from the masked one; names the layers.
@@ -150,7 +157,7 @@ def _operate(
     proof: bool,
     commit: bool,
 ) -> PruneResult:
-    model = unwrapped(wrapped)
+    model = admitted_for_change(wrapped)
     found = neurons_of(model, neurons)
     _check_map(model, found)
     removed = plan.resolve(found)
@@ -164,8 +171,8 @@ def _operate(
                 f"The pruned model would not run: {failure}.",
                 hint="Nothing was changed. Leave out the layer it names, and please report the model.",
             )
-    provable = proof and bool(removed) and all(found[name].exact for name in removed) and not _on_meta(model)
-    batch = batch_of(call, model) if call is not None and provable else None
+    obstacle = _unproven(model, found, removed, call) if proof else "it was not asked for"
+    batch = batch_of(call, model) if call is not None and not obstacle else None
     expected = expect(model, found, removed, batch) if batch is not None else None
     before, parameters = structure_fingerprint(model), _count(model)
     with Snapshot() as snapshot, snapshot:  # twice: see its docstring
@@ -183,10 +190,12 @@ def _operate(
             plan=PruningPlan(removed, before, plan.provenance),
             fingerprint=structure_fingerprint(model),
             proof=agreement,
+            unproven=obstacle,
         )
         if holds and commit:
             _record(model, result, snapshot)
             snapshot.commit()
+            drop_compiled_code(wrapped)
     if batch is not None and agreement is not None and not agreement.holds:
         raise _disproved(model, found, removed, batch, agreement)
     return result
@@ -226,22 +235,28 @@ def _cuts(
         _Cut(tensor, {dim: _staying(tensor.shape[dim], parts) for dim, parts in gone[key].items()})
         for key, tensor in tensors.items()
     ]
+    check_alone(named, tensors.values())
     _check_optimizer(model, optimizer)
     followers = [cut for one in cuts for cut in _followers(one, named, optimizer)]
     return cuts + followers
 
 
 def _staying(size: int, gone: Sequence[Tensor]) -> Tensor:
-    stays = torch.ones(size, dtype=torch.bool)
-    stays[torch.cat(list(gone))] = False
-    return stays.nonzero().flatten()
+    stays = np.ones(size, dtype=bool)
+    for positions in gone:
+        stays[positions.numpy()] = False
+    return torch.from_numpy(np.flatnonzero(stays))
 
 
 def _followers(cut: _Cut, named: Mapping[str, Tensor], optimizer: Optimizer | None) -> Iterable[_Cut]:
-    """The gradient of a parameter that is cut, and the state an optimizer keeps for it."""
+    """The gradient of a parameter that is cut, what hangs on it value by value, and an optimizer's state of it."""
     parameter = cut.tensor
     if parameter.grad is not None:
         yield _Cut(parameter.grad, cut.keep)
+    own = set(map(id, named.values()))
+    for value in vars(parameter).values():
+        if isinstance(value, Tensor) and value.shape == parameter.shape and id(value) not in own:
+            yield _Cut(value, cut.keep)
     for key, value in (optimizer.state.get(parameter, {}) if optimizer else {}).items():
         for state in tree_leaves(value):
             if not isinstance(state, Tensor) or state.numel() == 1:
@@ -279,7 +294,8 @@ def _integers(model: nn.Module, neurons: NeuronMap, removed: Mapping[str, Tensor
 
 def _slice(model: nn.Module, cuts: Iterable[_Cut], integers: Iterable[IntegerChange], snapshot: Snapshot) -> None:
     for cut in cuts:
-        snapshot.replace(cut.tensor, _kept(cut))
+        with torch.inference_mode(cut.tensor.is_inference()):  # so that it stays what it is, also in a block of that
+            snapshot.replace(cut.tensor, _kept(cut))
     for change in integers:
         module = model.get_submodule(change.module)
         snapshot.hold(module, str(change.path[0]))
@@ -343,5 +359,6 @@ def _count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _on_meta(model: nn.Module) -> bool:
-    return any(tensor.is_meta for tensor in chain(model.parameters(), model.buffers()))
+def _unproven(model: nn.Module, neurons: NeuronMap, removed: Mapping[str, Tensor], call: Call | None) -> str:
+    inexact = next((name for name in removed if not neurons[name].exact), None)
+    return unproven(model, neurons, removed, call) or (f"layer '{inexact}' is not exact" if inexact else "")

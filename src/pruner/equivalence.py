@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import keystr, tree_leaves_with_path, tree_map_only
+from torch.utils._pytree import keystr, tree_leaves, tree_leaves_with_path, tree_map_only
 
 from pruner.masking import silenced
 from tracker.batches import Batch, evaluating, forward
@@ -75,6 +75,22 @@ def expect(model: nn.Module, neurons: NeuronMap, removed: Mapping[str, Tensor], 
     return Expected(batch, outputs, tolerances)
 
 
+def unproven(model: nn.Module, neurons: NeuronMap, removed: Mapping[str, Tensor], call: Call | None) -> str:
+    """Why nothing about the removal of these neurons can be proven with this call; empty where something can."""
+    if not removed:
+        return "nothing is removed"
+    if not any(neurons[name].exact for name in removed):
+        return f"no layer in the plan is exact; '{next(iter(removed))}': {neurons[next(iter(removed))].note}"
+    if any(tensor.is_meta for tensor in chain(model.parameters(), model.buffers())):
+        return "the model has no values (it is on the meta device)"
+    if call is None:
+        return "no example inputs are known; discover the model first"
+    leaves = tree_leaves((call.args, call.kwargs))
+    if any(isinstance(x, Tensor) and x.is_meta and not x.is_floating_point() for x in leaves):
+        return "the example inputs have no values (they are on the meta device)"
+    return ""
+
+
 def batch_of(call: Call, model: nn.Module) -> Batch:
     """An example call as a batch for `model` as it is now: on its device, and in its floating-point type.
 
@@ -82,13 +98,13 @@ def batch_of(call: Call, model: nn.Module) -> Batch:
     from a fixed seed, for on a constant input most mistakes cannot be seen.
     """
     first = next(model.parameters())
-    random = torch.Generator().manual_seed(0)
+    random = torch.Generator("cpu").manual_seed(0)
 
     def place(x: Tensor) -> Tensor:
         if not x.is_floating_point():
             return x.to(first.device)
         constant = x.is_meta or bool((x == x.flatten()[:1]).all())
-        values = torch.randn(x.shape, generator=random) if constant else x.detach()
+        values = torch.randn(x.shape, generator=random, device="cpu") if constant else x.detach()
         return values.to(first.device, first.dtype if first.is_floating_point() else x.dtype)
 
     args, kwargs = tree_map_only(Tensor, place, (call.args, call.kwargs))
@@ -107,6 +123,7 @@ def answers(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     The model runs in evaluation mode, without gradients, from a fixed seed and without reduced-precision float32
     arithmetic; all of that is as before afterwards. Raises `DataError` where there is no such tensor.
     """
+    torch.clear_autocast_cache()  # it holds weights as they were before a cut
     with evaluating(model), _full_float32():
         torch.manual_seed(0)
         output = forward(model, batch)

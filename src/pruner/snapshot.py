@@ -72,6 +72,7 @@ class Snapshot:
                 self._settled = True
             except KeyboardInterrupt as again:  # must not leave half of each state: first undo, then obey
                 interrupt = again
+        torch.clear_autocast_cache()  # it holds weights by their tensor, in whatever shape that had
         if interrupt is not None and error is None:
             raise interrupt
 
@@ -83,7 +84,8 @@ def _give(tensor: torch.Tensor, data: torch.Tensor) -> None:
     PyTorch makes a new one only when dtype or device change. Hence the detour over an empty tensor of another dtype:
     without it, the first backward pass after pruning fails wherever a training loop still holds its last loss.
     """
-    if isinstance(tensor, nn.Parameter):
-        other = torch.float16 if tensor.dtype == torch.float32 else torch.float32
-        tensor.data = torch.empty(0, dtype=other, device=tensor.device)
-    tensor.data = data
+    with torch.inference_mode(tensor.is_inference()):
+        if isinstance(tensor, nn.Parameter):
+            other = torch.float16 if tensor.dtype == torch.float32 else torch.float32
+            tensor.data = torch.empty(0, dtype=other, device=tensor.device)
+        tensor.data = data

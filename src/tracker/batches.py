@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from tracker.compiled import as_written
 from tracker.errors import DataError, nearest
 
 LABELS = ("labels", "label", "targets", "target")
@@ -148,13 +149,13 @@ def logits(output: Any) -> Tensor:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every module's mode and all random numbers are as before."""
+    """Evaluation mode, uncompiled, without gradients; afterwards every mode and all random numbers are as before."""
     modes = [(module, module.training) for module in model.modules()]
     devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
     cuda = [device for device in devices if device.type == "cuda"]
     python, numpy = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng(devices=cuda), torch.no_grad():
+        with torch.random.fork_rng(devices=cuda), torch.no_grad(), as_written():
             model.eval()
             yield
     finally:

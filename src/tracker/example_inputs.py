@@ -64,7 +64,7 @@ def _named_by_the_model(model: nn.Module) -> Iterator[Call]:
         yield Call((), array)
     config = getattr(model, "default_cfg", None)  # timm
     if isinstance(config, Mapping) and "input_size" in config:
-        yield Call((torch.zeros(2, *config["input_size"]),))
+        yield Call((torch.zeros(2, *config["input_size"], device="cpu"),))
     if hasattr(model, "config") and hasattr(model, "main_input_name"):  # transformers
         yield from _of_transformers(model)
 
@@ -74,7 +74,8 @@ def _of_transformers(model: Any) -> Iterator[Call]:
     if main == "pixel_values":
         size = getattr(config, "image_size", 224)
         height, width = size if isinstance(size, list | tuple) else (size, size)
-        yield Call((), {"pixel_values": torch.zeros(2, getattr(config, "num_channels", 3), height, width)})
+        channels = getattr(config, "num_channels", 3)
+        yield Call((), {"pixel_values": torch.zeros(2, channels, height, width, device="cpu")})
     ids = _token_ids(int(getattr(config, "vocab_size", 2)))
     if getattr(config, "is_encoder_decoder", False):
         yield Call((), {"input_ids": ids, "decoder_input_ids": ids})
@@ -103,13 +104,13 @@ def _guessed(model: nn.Module) -> Iterator[Call]:
         else:
             continue
         for shape in shapes:
-            yield Call((torch.zeros(shape, dtype=dtype),))
+            yield Call((torch.zeros(shape, dtype=dtype, device="cpu"),))
         return
 
 
 def _token_ids(vocabulary: int) -> torch.Tensor:
     """Two texts of eight tokens, all different where there are enough: on equal ones most mistakes cannot be seen."""
-    return torch.arange(16).remainder(max(1, vocabulary)).reshape(2, 8)
+    return torch.arange(16, device="cpu").remainder(max(1, vocabulary)).reshape(2, 8)
 
 
 def _without_cache(model: nn.Module, call: Call) -> Call:

@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.utils._pytree import tree_map_only
 
+from tracker.compiled import as_written
 from tracker.example_inputs import Call
 
 
@@ -82,7 +83,7 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
         if isinstance(value, dict | list | set)
     ]
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=_cuda_devices(model)), unfused():
+        with torch.no_grad(), torch.random.fork_rng(devices=_cuda_devices(model)), unfused(), as_written():
             for module in model.modules():
                 module.training = False
             yield
