@@ -240,6 +240,17 @@ class Flow:
         origin = self.origin(weight) or frozenset()
         self.consumptions.append(Consumption(site, origin, read, frame.name, axis, how, self.operator))
 
+    def follow(self, parts: Callable[[], Any]) -> Any:
+        """Run the operators that another one consists of, with labels flowing; their numbers are not the code's."""
+        call, operator, numbers = self.call, self.operator, len(self.constants)
+        self.call = calls.Call()
+        try:
+            with _Operators(self):
+                return parts()
+        finally:
+            self.call, self.operator = call, operator
+            del self.constants[numbers:]
+
     # What the code said
 
     def located(self, reason: str) -> str:
@@ -306,6 +317,9 @@ class Flow:
         )
 
 
+_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
+
+
 def _written(place: Place) -> Written | None:
     found = spot()
     return None if found is None else Written(found, place)
@@ -323,17 +337,19 @@ class _Operators(TorchDispatchMode):
             return self._apply(func, args, kwargs or {})
 
     def _apply(self, func: Any, args: Any, kwargs: Any) -> Any:
-        out = func(*args, **kwargs)
         flow = self.flow
         flow.constants.extend(use_of(func, args, kwargs))
+        rule = rule_for(func)
+        if rule is None and func.has_kernel_for_dispatch_key(_COMPOSITE):  # these come here in inference mode only
+            return flow.follow(lambda: func.decompose(*args, **kwargs))
+        out = func(*args, **kwargs)
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         outputs = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
         origins = [flow.origin(tensor) for tensor in inputs]
         known = [origin for origin in origins if origin is not None]
         origin = frozenset().union(*known) if len(known) == len(origins) else None
         flow.operator = str(func)
-        if outputs and any(flow.blocks(tensor) for tensor in inputs):
-            rule = rule_for(func)
+        if (outputs or rule is not None) and any(flow.blocks(tensor) for tensor in inputs):
             if rule is not None:
                 rule(flow, out, *args, **kwargs)
             else:

@@ -10,12 +10,9 @@ from torch import Tensor
 from tracker.labels import Block, Labels
 from tracker.operators.pointwise import combine
 from tracker.operators.registry import operator_rule
-from tracker.sizes import Tracked
 
 if TYPE_CHECKING:
     from tracker.flow import Flow
-
-CONSTANT_GROUPS = "is convolved in a constant number of groups"
 
 
 def axis_block(flow: Flow, labels: Labels | None, axis: int) -> list[Block]:
@@ -94,12 +91,12 @@ def linear(flow: Flow, out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | No
     flow.contract(x, -1, weight, 1, 0)
     passing = [block for block in flow.blocks(x) if x.dim() - 1 not in block.axes]
     written = axis_block(flow, flow.vector(weight, 0), out.dim() - 1)
-    flow.put(out, [*passing, *_other_axes(flow, x, [x.dim() - 1]), *written])
+    flow.put(out, [*passing, *other_axes(flow, x, [x.dim() - 1]), *written])
     if bias is not None:
         combine(flow, out, [out, bias])
 
 
-def _other_axes(flow: Flow, x: Tensor, contracted: Sequence[int]) -> list[Block]:
+def other_axes(flow: Flow, x: Tensor, contracted: Sequence[int]) -> list[Block]:
     """What is left of the blocks that span a contracted axis: the margins of their other axes."""
     return [
         block
@@ -111,163 +108,51 @@ def _other_axes(flow: Flow, x: Tensor, contracted: Sequence[int]) -> list[Block]
     ]
 
 
-@operator_rule("convolution", "_convolution", "cudnn_convolution", "mkldnn_convolution")
-def convolution(
+@operator_rule("_grouped_mm")
+def grouped_mm(flow: Flow, out: Tensor, x: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> None:
+    """Rows of `x` times the matrix of the expert each belongs to: `weight` is (experts, in, out)."""
+    if (x.dim(), weight.dim()) != (2, 3):
+        for tensor in (x, weight):
+            flow.freeze(tensor, "is multiplied in groups of another kind")
+        return
+    flow.contract(x, 1, weight, 1, 2)
+    flow.fix(x, 0, "is a list of rows, each for an expert")
+    flow.fix(weight, 0, "is a list of experts chosen by index")
+    flow.put(out, axis_block(flow, flow.vector(weight, 2), 1))
+
+
+@operator_rule("_trilinear")
+def trilinear(
     flow: Flow,
     out: Tensor,
     x: Tensor,
     weight: Tensor,
-    bias: Tensor | None,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    transposed: bool,
-    output_padding: Any,
-    groups: int,
+    y: Tensor,
+    expand_x: Sequence[int],
+    expand_weight: Sequence[int],
+    expand_y: Sequence[int],
+    summed: Sequence[int],
     *args: Any,
 ) -> None:
-    """Convolution: plain, depthwise, grouped or transposed; its kernel keeps its size."""
-    given = flow.call.argument("groups", 6)
-    if isinstance(given, Tracked) and groups != x.shape[1]:
-        given.number()
-    for axis in range(2, weight.dim()):
-        flow.fix(weight, axis, KERNEL)
-        flow.fix(x, axis, "is an axis that is convolved over")
-    writes, reads = (1, 0) if transposed else (0, 1)
-    flow.put(out, axis_block(flow, flow.vector(x, 0), 0))
-    if groups > 1 and not flow.is_static(weight):
-        flow.fix(x, 1, "is convolved with another activation")
-        flow.fix(weight, reads, "is convolved with another activation")
-    if groups == 1:
-        flow.contract(x, 1, weight, reads, writes)
-        written = flow.vector(weight, writes)
-    else:
-        written = _grouped(flow, x, weight, groups, transposed)
-    flow.put(out, [*flow.blocks(out), *axis_block(flow, written, 1)])
-    if bias is not None:
-        flow.tie_axes(out, 1, bias, 0, "has a bias without neurons")
+    """`out[b, o] = Σ x[b, i] weight[o, i, j] y[b, j]`, as `bilinear` asks for it."""
+    if (expand_x, expand_weight, expand_y, summed) != ([1, 3], [0], [1, 2], [2, 3]):
+        for tensor in (x, weight, y):
+            flow.freeze(tensor, "is in a product of three of another kind")
+        return
+    flow.contract(x, 1, weight, 1, 0)
+    flow.contract(y, 1, weight, 2, 0)
+    rows = flow.tie_axes(x, 0, y, 0, "is multiplied with rows without neurons")
+    flow.put(out, [*axis_block(flow, rows, 0), *axis_block(flow, flow.vector(weight, 0), 1)])
 
 
-KERNEL = "is a kernel"
-
-
-def _grouped(flow: Flow, x: Tensor, weight: Tensor, groups: int, transposed: bool) -> Labels | None:
-    """The output's labels. Depthwise: in and out are one neuron. Otherwise the same position goes in every group."""
-    channels, columns = flow.vector(x, 1), flow.vector(weight, 1)
-    rows = flow.vector(weight, 0)
-    if channels is None:
-        flow.note_writer(weight, 1 if transposed else 0)
-        for labels in (rows, columns):
-            if labels is not None:
-                flow.space.freeze(labels, flow.located("convolves an axis without neurons in groups"))
-        return None
-    if groups == x.shape[1]:
-        return _depthwise(flow, x, channels, rows, columns, transposed)
-    per_group = channels.reshape(groups, -1)
-    flow.space.tie(per_group[:1], per_group)
-    if transposed:
-        # weight is (in, out / groups): rows are the input channels, columns repeat in every group
-        if rows is None:
-            flow.space.freeze(channels, flow.located(CONSTANT_GROUPS))
-        else:
-            flow.space.tie(rows, channels)
-            flow.note_reader(x, 1, channels, weight, rows)
-        flow.note_writer(weight, 1)
-        if columns is None:
-            return None
-        return columns[None].repeat(groups, 0).ravel()
-    if columns is not None:
-        flow.space.tie(per_group[0], columns)
-        flow.note_reader(x, 1, channels, weight, columns)
-    else:
-        flow.space.freeze(channels, flow.located(CONSTANT_GROUPS))
-    if rows is not None:
-        written = rows.reshape(groups, -1)
-        flow.space.tie(written[:1], written)
-        flow.note_writer(weight, 0)
-    return rows
-
-
-def _depthwise(
-    flow: Flow, x: Tensor, channels: Labels, rows: Labels | None, columns: Labels | None, transposed: bool
-) -> Labels | None:
-    """One group a channel: the number of groups must follow the channels."""
-    if columns is not None:  # a channel multiplier keeps its size
-        flow.space.freeze(columns, flow.located("multiplies channels"))
-    if rows is None:
-        flow.space.freeze(channels, flow.located("is convolved with a kernel without neurons"))
-    else:
-        flow.space.tie(channels[:, None], rows.reshape(len(channels), -1))
-    given = flow.call.argument("groups", 6)
-    found = flow.axis_of(x, 1)
-    if isinstance(given, Tracked) and found is not None:
-        flow.explain_axis(given.expression, *found)
-    else:
-        flow.space.freeze(channels, flow.located(CONSTANT_GROUPS))
-    if transposed:
-        return channels.repeat(columns.size) if columns is not None else channels
-    return rows
-
-
-@operator_rule(
-    "scaled_dot_product_attention",
-    "_scaled_dot_product_flash_attention_for_cpu",
-    "_scaled_dot_product_efficient_attention",
-    "_scaled_dot_product_flash_attention",
-    "_scaled_dot_product_cudnn_attention",
-    "_scaled_dot_product_fused_attention_overrideable",
-    "_scaled_dot_product_attention_math",
-)
-def attention(flow: Flow, out: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> None:
-    """softmax(query keyᵀ · scale) value: heads are a batch axis, the scale depends on the width of query and key."""
-    result = out if isinstance(out, Tensor) else out[0]
-    for tensor in (query, key):
-        flow.fix(tensor, -1, "is the width that scales attention")
-    blocks: list[Block] = []
-    for axis in range(result.dim() - 2):
-        blocks += axis_block(flow, _heads(flow, (query, key, value), axis), axis)
-    for tensor in (query, key, value):
-        flow.fix(tensor, -2, "is a sequence")
-    blocks += axis_block(flow, flow.vector(value, -1), result.dim() - 1)
-    flow.put(result, blocks)
-    for leaf in [*args, *kwargs.values()]:
-        if isinstance(leaf, Tensor):
-            _mask(flow, result, leaf)
-
-
-def _mask(flow: Flow, result: Tensor, mask: Tensor) -> None:
-    """A mask or bias over (…, query, key): heads have their own, or share one."""
-    for axis in range(-mask.dim(), 0):
-        if axis >= -2:
-            flow.fix(mask, axis, "is a sequence")
-        elif mask.shape[axis] > 1:
-            flow.tie_axes(result, axis, mask, axis, "has an attention mask or bias without heads")
-
-
-def _heads(flow: Flow, operands: tuple[Tensor, Tensor, Tensor], axis: int) -> Labels | None:
-    """Heads go together in query, key and value; a key or value head that serves several query heads goes with them."""
-    vectors = [flow.vector(tensor, axis) for tensor in operands]
-    labelled = [vector for vector in vectors if vector is not None]
-    flow.space.heads += labelled
-    if not labelled:
-        return None
-    query = vectors[0]
-    for tensor, vector in zip(operands, vectors, strict=True):
-        if vector is not None:
-            flow.space.mark(vector, "attention")
-        if vector is None or query is None:
-            shared = operands[0].shape[axis] > 1 and tensor.shape[axis] == 1 and query is not None
-            for labels in labelled if not shared else ():
-                flow.space.freeze(labels, flow.located("attends to a tensor without heads"))
-        else:
-            flow.space.tie(query.reshape(len(vector), -1), vector[:, None])
-    return query
-
-
-@operator_rule("_grouped_mm")
-def grouped_mm(flow: Flow, out: Tensor, x: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> None:
-    """Rows of `x` times the matrix of the expert each belongs to: `weight` is (experts, in, out)."""
-    flow.contract(x, -1, weight, -2, weight.dim() - 1)
-    if weight.dim() == 3:
-        flow.fix(weight, 0, "is a list of experts chosen by index")
-    flow.put(out, axis_block(flow, flow.vector(weight, -1), out.dim() - 1))
+@operator_rule("_cdist_forward", "_euclidean_dist")
+def distances(flow: Flow, out: Tensor, x: Tensor, y: Tensor, *args: Any) -> None:
+    """Distances between the rows of two tensors: a neuron that is zero in one of them still has one."""
+    labels = flow.tie_axes(x, -1, y, -1, "is the distance to what has no neurons")
+    if labels is not None:
+        flow.space.mark_inexact(labels, "its neurons make a distance together")
+    blocks = [*other_axes(flow, x, [x.dim() - 1])]
+    blocks += [block for block in flow.blocks(x) if x.dim() - 1 not in block.axes]
+    for axis in range(x.dim() - 2):
+        flow.tie_axes(x, axis, y, axis, "is the distance to what has no neurons")
+    flow.put(out, [*blocks, *axis_block(flow, flow.vector(y, -2), out.dim() - 1)])

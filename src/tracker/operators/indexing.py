@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from tracker.labels import Block
 from tracker.operators.contractions import axis_block
@@ -33,51 +34,85 @@ def index_select(flow: Flow, out: Tensor, x: Tensor, dim: int, index: Tensor) ->
     flow.put(out, flow.blocks(x))
 
 
+@operator_rule("_embedding_bag", "_embedding_bag_forward_only")
+def embedding_bag(flow: Flow, out: Sequence[Tensor], weight: Tensor, index: Tensor, *args: Any, **kwargs: Any) -> None:
+    """Sums, means or maxima of rows of a table, chosen by index."""
+    for leaf in tree_leaves((index, args, kwargs)):
+        if isinstance(leaf, Tensor):
+            flow.freeze(leaf, "is used as an index")
+    flow.fix(weight, 0, "is looked up by index")
+    flow.note_writer(weight, 1)
+    flow.put(out[0], axis_block(flow, flow.vector(weight, 1), 1))
+
+
 @operator_rule("gather")
 def gather(flow: Flow, out: Tensor, x: Tensor, dim: int, index: Tensor, *args: Any, **kwargs: Any) -> None:
     """Positions of one axis, others for every entry of the other axes."""
-    flow.fix(x, dim, "is looked up by index")
-    flow.fix(index, dim, "is used as an index")
-    for axis in range(x.dim()):
-        if x.shape[axis] == index.shape[axis]:
-            flow.tie_axes(x, axis, index, axis, "is looked up by an index without neurons")
-        else:
-            flow.fix(x, axis, "is looked up by an index of another size")
-            flow.fix(index, axis, "is an index of another size")
+    entry_by_entry(flow, [x], dim, index, "is looked up by index")
     flow.put(out, flow.blocks(x))
+
+
+def entry_by_entry(flow: Flow, tensors: Sequence[Tensor], dim: int, index: Tensor, reason: str) -> None:
+    """An index along `dim` for every entry of the other axes, which go together.
+
+    An index expanded over an axis holds for whatever is left of it.
+    """
+    everything = [*tensors, index]
+    for tensor in everything:
+        flow.fix(tensor, dim, reason)
+    for axis in range(index.dim()):
+        if axis == dim % index.dim():
+            continue
+        expanded = index.stride(axis) == 0 and flow.axis_of(index, axis) is None
+        together = list(tensors) if expanded else everything
+        if len({tensor.shape[axis] for tensor in everything}) == 1:
+            for other in together[1:]:
+                flow.tie_axes(together[0], axis, other, axis, f"{reason}, together with what has no neurons")
+        else:
+            for tensor in everything:
+                flow.fix(tensor, axis, f"{reason} of another size")
+
+
+@operator_rule(
+    "take", "masked_select", "put", "multinomial", "searchsorted", "bincount", "histc", "nonzero", "_unique2"
+)
+@operator_rule("unique_dim", "unique_consecutive", "equal")
+def by_value(flow: Flow, out: Any, *args: Any, **kwargs: Any) -> None:
+    """Values decide what comes out, and how much of it."""
+    for leaf in tree_leaves((args, kwargs)):
+        if isinstance(leaf, Tensor):
+            flow.freeze(leaf, f"enters `{flow.operator}`, where values decide what comes out")
 
 
 @operator_rule("index", "_unsafe_index")
 def index(flow: Flow, out: Tensor, x: Tensor, indices: Sequence[Tensor | None], *args: Any) -> None:
-    """`x[i, :, j]` with index tensors: their axes are looked into, the others pass."""
-    looked = [axis for axis, given in enumerate(indices) if given is not None]
-    for axis in looked:
-        given = indices[axis]
-        spans = given.dim() if given is not None and _is_mask(given) else 1
-        for covered in range(axis, axis + spans):
-            flow.fix(x, covered, "is looked up by index")
+    """`x[i, :, j]` with index tensors or masks: their axes are looked into, the others pass."""
+    for given in indices:
         if given is not None:
             flow.freeze(given, "is used as an index")
-    if any(_is_mask(given) for given in indices if given is not None):
-        _masked(flow, out, x, looked, indices)
-        return
-    new = max(given.dim() for given in indices if given is not None)
+    looked, place, _ = layout(x, indices)
+    for axis in looked:
+        flow.fix(x, axis, "is looked up by index")
+    flow.put(out, [Block(tuple(place[axis] for axis in block.axes), block.grid) for block in flow.blocks(x)])
+
+
+def is_mask(given: Tensor) -> bool:
+    """Whether an index is a mask, which covers as many axes as it has."""
+    return given.dtype in (torch.bool, torch.uint8)
+
+
+def layout(x: Tensor, indices: Sequence[Tensor | None]) -> tuple[list[int], dict[int, int], int]:
+    """The axes that `x[indices]` looks into, where it puts every other one, and how many axes it has."""
+    looked: list[int] = []
+    axis = new = 0
+    for given in indices:
+        spans = given.dim() if given is not None and is_mask(given) else 1
+        if given is not None:
+            looked += range(axis, axis + spans)
+            new = max(new, 1 if is_mask(given) else given.dim())
+        axis += spans
     together = looked == list(range(looked[0], looked[-1] + 1))
     at = looked[0] if together else 0
     rest = [axis for axis in range(x.dim()) if axis not in looked]
     place = {axis: i + (new if i >= at else 0) for i, axis in enumerate(rest)}
-    flow.put(out, [Block(tuple(place[a] for a in b.axes), b.grid) for b in flow.blocks(x)])
-
-
-def _is_mask(given: Tensor) -> bool:
-    return given.dtype in (torch.bool, torch.uint8)
-
-
-def _masked(flow: Flow, out: Tensor, x: Tensor, looked: list[int], indices: Sequence[Tensor | None]) -> None:
-    """A boolean mask over some leading axes becomes one axis."""
-    mask = indices[looked[0]]
-    if len(looked) != 1 or looked[0] != 0 or mask is None:
-        flow.freeze(x, "is looked up by a mask")
-        return
-    shift = mask.dim() - 1
-    flow.put(out, [Block(tuple(a - shift for a in b.axes), b.grid) for b in flow.blocks(x)])
+    return looked, place, len(rest) + new

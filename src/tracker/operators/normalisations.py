@@ -93,3 +93,15 @@ def _groups(flow: Flow, channels: Labels, found: tuple[Any, int], groups: int) -
         flow.explain_axis(given.expression, *found)
     else:
         flow.space.freeze(channels, flow.located("is normalised in a constant number of groups"))
+
+
+@operator_rule("_weight_norm_interface")
+def weight_norm(flow: Flow, out: tuple[Tensor, Tensor], weight: Tensor, length: Tensor, dim: int = 0) -> None:
+    """`weight · length / ‖weight‖`: each index of `dim` has a length of its own, which all others make together."""
+    dim %= weight.dim()
+    for axis in range(weight.dim()):
+        if axis != dim and (labels := flow.vector(weight, axis)) is not None:
+            flow.space.mark_inexact(labels, TOGETHER)
+    flow.tie_axes(weight, dim, length, dim, "is normalised without neurons")
+    flow.put(out[0], flow.blocks(weight))
+    flow.put(out[1], flow.blocks(length))

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 _ALSO_POINTWISE = (
     "clone _to_copy detach alias lift_fresh lift_fresh_copy contiguous native_dropout copy dropout fill zero "
     "hardswish log_sigmoid log_sigmoid_forward floor_divide complex polar real imag conj "
-    "empty_like zeros_like ones_like full_like prelu _prelu_kernel rrelu_with_noise bernoulli copy_ fill_ zero_"
+    "_conj _neg_view conj_physical resolve_conj resolve_neg angle pin_memory lift masked_fill "
+    "empty_like zeros_like ones_like full_like prelu _prelu_kernel rrelu_with_noise copy_ fill_ zero_"
+).split()
+
+_RANDOM = (
+    "rand_like randn_like randint_like normal uniform bernoulli exponential log_normal geometric cauchy random poisson"
 ).split()
 
 
@@ -33,12 +38,21 @@ def pointwise(flow: Flow, out: Any, *args: Any, **kwargs: Any) -> None:
     _mark_streams(flow, results[0], inputs)
 
 
-@operator_rule("rand_like", "randn_like", "normal_", "uniform_", "bernoulli_")
-def random_like(flow: Flow, out: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> None:
+@operator_rule(*_RANDOM)
+def random(flow: Flow, out: Tensor, *args: Any, **kwargs: Any) -> None:
     """Random numbers of a tensor's shape: a smaller tensor draws other numbers."""
-    for _, grid in flow.blocks(x):
+    pointwise(flow, out, *args, **kwargs)
+    for _, grid in flow.blocks(out):
         flow.space.mark_inexact(grid.cells, "random numbers of its width are drawn")
-    flow.put(out, flow.blocks(x))
+
+
+@operator_rule("isin", "bucketize")
+def compared_with_a_list(flow: Flow, out: Tensor, x: Any, listed: Any, *args: Any, **kwargs: Any) -> None:
+    """Every entry is looked for in a list."""
+    if isinstance(listed, Tensor):
+        flow.freeze(listed, "is a list that is searched")
+    if isinstance(x, Tensor):
+        flow.put(out, flow.blocks(x))
 
 
 def combine(flow: Flow, out: Tensor, inputs: list[Tensor]) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _REDUCTIONS = (
     "mean sum nansum amax amin max min any all argmax argmin prod logsumexp var var_mean std std_mean aminmax nanmean "
-    "median count_nonzero"
+    "median nanmedian mode count_nonzero"
 ).split()
 
 
@@ -34,7 +34,7 @@ def reduction(flow: Flow, out: Any, x: Tensor, dim: Any = None, *args: Any, **kw
     reduce_over(flow, out, x, {d % max(x.dim(), 1) for d in ([dim] if isinstance(dim, int) else dim)})
 
 
-@operator_rule("linalg_vector_norm", "norm")
+@operator_rule("linalg_vector_norm", "linalg__powsum", "norm")
 def vector_norm(flow: Flow, out: Tensor, x: Tensor, order: Any = 2, dim: Any = None, *args: Any, **kwargs: Any) -> None:
     """A norm over `dim`, or over everything."""
     reduction(flow, out, x, dim)

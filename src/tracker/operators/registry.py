@@ -14,15 +14,22 @@ Rule = Callable[..., None]
 R = TypeVar("R", bound=Rule)
 
 _RULES: dict[Any, Rule] = {}
-_OURS = "pointwise views pieces contractions normalisations reductions spatial indexing creation".split()
+_OURS = (
+    "pointwise views pieces contractions attention convolutions normalisations reductions spatial "
+    "transforms indexing writing parts creation"
+).split()
 
 
 def operator_rule(*operators: Any) -> Callable[[R], R]:
-    """Register a rule for operators: packets such as `torch.ops.aten.mm`, or names of aten operators."""
+    """Register a rule for operators: packets such as `torch.ops.aten.mm`, names of aten operators, or whole names.
+
+    An operator that may not be loaded yet is given by its whole name, such as `torchvision::roi_align`.
+    """
 
     def register(rule: R) -> R:
         for operator in operators:
-            packet = getattr(torch.ops.aten, operator, None) if isinstance(operator, str) else operator
+            name = isinstance(operator, str) and "::" not in operator
+            packet = getattr(torch.ops.aten, operator, None) if name else operator
             if packet is not None:  # an operator that this version of torch does not have
                 _RULES[packet] = rule
         return rule
@@ -34,12 +41,15 @@ def rule_for(overload: Any) -> Rule | None:
     """The rule of an operator; operators that torch tags as pointwise share one."""
     _load()
     packet = overload.overloadpacket
-    return _rule_of_packet(packet, overload) or _rule_of_packet(_out_of_place(packet), None)
+    return _rule_of_packet(packet, overload) or _rule_of_packet(_original(packet, overload), None)
 
 
 def _rule_of_packet(packet: Any, overload: Any) -> Rule | None:
-    if packet is None or packet in _RULES:
-        return _RULES.get(packet)
+    if packet is None:
+        return None
+    for key in (packet, packet._qualified_op_name):
+        if key in _RULES:
+            return _RULES[key]
     overloads = [overload] if overload is not None else [getattr(packet, name) for name in packet.overloads()]
     if any(torch.Tag.pointwise in each.tags for each in overloads):
         from tracker.operators.pointwise import pointwise
@@ -48,10 +58,13 @@ def _rule_of_packet(packet: Any, overload: Any) -> Rule | None:
     return None
 
 
-def _out_of_place(packet: Any) -> Any:
-    """`relu` for `relu_`: an operator that writes into its input does the same to its labels."""
+def _original(packet: Any, overload: Any) -> Any:
+    """What an operator is a variant of: `relu_`, which writes into its input, of `relu`; `view_copy` of `view`."""
     namespace, _, name = packet._qualified_op_name.partition("::")
-    return getattr(getattr(torch.ops, namespace), name[:-1], None) if name.endswith("_") else None
+    original = name[:-1] if name.endswith("_") else ""
+    if torch.Tag.view_copy in overload.tags:
+        original = name.removesuffix("_copy")
+    return getattr(getattr(torch.ops, namespace), original, None) if original else None
 
 
 @cache

@@ -109,6 +109,31 @@ def repeat(flow: Flow, out: Tensor, x: Tensor, repeats: Sequence[int]) -> None:
     flow.put(out, blocks)
 
 
+@operator_rule("diagonal", "trace", "linalg_diagonal")
+def diagonal(flow: Flow, out: Tensor, x: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> None:
+    """Two axes, whose positions are compared, become one at the end, or a sum."""
+    gone = [dim % x.dim() for dim in (dim1, dim2)]
+    for dim in gone:
+        flow.fix(x, dim, "is an axis of a diagonal")
+    relabel(flow, out, x, lambda axis: axis - sum(dim < axis for dim in gone))
+
+
+@operator_rule("diag_embed")
+def diag_embed(flow: Flow, out: Tensor, x: Tensor, offset: int = 0, dim1: int = -2, dim2: int = -1) -> None:
+    """The last axis becomes the diagonal of two."""
+    flow.fix(x, -1, "becomes a diagonal")
+    new = {dim % out.dim() for dim in (dim1, dim2)}
+    old = [axis for axis in range(out.dim()) if axis not in new]
+    relabel(flow, out, x, lambda axis: old[axis])
+
+
+@operator_rule("unfold")
+def unfold(flow: Flow, out: Tensor, x: Tensor, dim: int, size: int, step: int) -> None:
+    """Windows along one axis; their insides become a last axis."""
+    flow.fix(x, dim, "is cut into windows")
+    flow.put(out, flow.blocks(x))
+
+
 @operator_rule("view", "_unsafe_view", "reshape", "_reshape_alias", "unflatten", "flatten")
 def view(flow: Flow, out: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> None:
     """Axes split and merge; the labels are reshaped with them."""

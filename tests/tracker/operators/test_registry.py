@@ -12,6 +12,7 @@ from torch import Tensor
 from tracker.operators import operator_rule, registry, rule_for
 from tracker.operators.pointwise import pointwise
 from tracker.operators.views import view
+from tracker.operators.writing import index_add
 
 aten = torch.ops.aten
 
@@ -26,8 +27,9 @@ aten = torch.ops.aten
         (aten.where.self, pointwise),
         (aten.view.default, view),
         (aten._unsafe_view.default, view),
-        (aten._fft_r2c.default, None),
-        (aten.nonzero.default, None),
+        (aten.view_copy.default, view),
+        (aten.index_copy.default, index_add),
+        (aten.renorm.default, None),
     ],
 )
 def test_operators_have_the_rule_of_their_name_or_of_all_pointwise_ones(operator: Any, rule: Any) -> None:
