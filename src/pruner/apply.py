@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
-from pruner.equivalence import Agreement, batch_of, compare, expect, unproven
+from pruner.equivalence import Agreement, Expected, batch_of, compare, expect, unproven
+from pruner.masking import reads_after
 from pruner.memory import check_alone
 from pruner.plan import PruningPlan
 from pruner.snapshot import Snapshot
@@ -24,7 +25,6 @@ from tracker.batches import Batch
 from tracker.compiled import drop_compiled_code
 from tracker.discover import example_call, neurons_of
 from tracker.errors import PlanError, VerificationError
-from tracker.example_inputs import Call
 from tracker.fingerprint import structure_fingerprint
 from tracker.neuron_map import NeuronMap
 from tracker.sizes import write_path
@@ -104,8 +104,8 @@ def prune_(
         neurons: the model's neuron map; by default the one last discovered for this model, else it is discovered now.
         optimizer: the optimizer whose state (moments, momentum, master weights) is to be sliced as well.
         proof: whether to demand that the sliced model gives the outputs of the masked one before keeping the change.
-            It is made where example inputs are known (from discovery), the weights are real, and every layer in the
-            plan is exact. `PruneResult.proof` tells.
+            It is made where example inputs are known (from discovery), the weights are real, and a layer in the plan
+            is exact; those that are not are taken out of both models. `PruneResult.proof` tells.
 
     Raises:
         DiscoveryError: the model is of a kind that cannot be cut, such as one with quantised or sharded weights.
@@ -141,6 +141,22 @@ def pruning_history(model: nn.Module) -> tuple[dict[str, Any], ...]:
     return tuple(json.loads(record) for record in vars(unwrapped(model)).get(HISTORY, ()))
 
 
+def expect_exact(
+    model: nn.Module, neurons: NeuronMap, removed: Mapping[str, Tensor], batches: Iterable[Batch]
+) -> tuple[Expected, ...]:
+    """What a model that lost `removed` has to answer, by masking; see `expect`. The model is as before afterwards.
+
+    Zeroing does not stand for the removal of layers that are not exact. Those are taken out for the while: the neurons
+    of the exact ones then are zeroed in a model which has lost the others already.
+    """
+    exact = {name: chosen for name, chosen in removed.items() if neurons[name].exact}
+    others = {name: chosen for name, chosen in removed.items() if name not in exact}
+    with Snapshot() as snapshot, snapshot:  # twice: see its docstring
+        _slice(model, _cuts(model, neurons, others, None), _integers(model, neurons, others), snapshot)
+        left = reads_after(neurons, others)
+        return tuple(expect(model, left, exact, batch) for batch in batches)
+
+
 class _Cut(NamedTuple):
     """A tensor and, for each dimension that shrinks, the indices that stay."""
 
@@ -171,13 +187,13 @@ def _operate(
                 f"The pruned model would not run: {failure}.",
                 hint="Nothing was changed. Leave out the layer it names, and please report the model.",
             )
-    obstacle = _unproven(model, found, removed, call) if proof else "it was not asked for"
+    obstacle = unproven(model, found, removed, call) if proof else "it was not asked for"
     batch = batch_of(call, model) if call is not None and not obstacle else None
-    expected = expect(model, found, removed, batch) if batch is not None else None
+    expected = expect_exact(model, found, removed, [batch]) if batch is not None else ()
     before, parameters = structure_fingerprint(model), _count(model)
     with Snapshot() as snapshot, snapshot:  # twice: see its docstring
         _slice(model, cuts, integers, snapshot)
-        agreement = compare(model, [expected]) if expected is not None else None
+        agreement = compare(model, expected) if expected else None
         holds = agreement is None or agreement.holds
         result = PruneResult(
             neurons_before=found.neurons,
@@ -332,7 +348,7 @@ def _disproved(
     model: nn.Module, neurons: NeuronMap, removed: Mapping[str, Tensor], batch: Batch, agreement: Agreement
 ) -> VerificationError:
     """The error for a sliced model that differs from the masked one, naming the layer at fault, found by halving."""
-    guilty = list(removed)
+    guilty = [name for name in removed if neurons[name].exact]
     while len(guilty) > 1:
         middle = len(guilty) // 2
         for half in (guilty[:middle], guilty[middle:]):
@@ -357,8 +373,3 @@ def _disproved(
 
 def _count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _unproven(model: nn.Module, neurons: NeuronMap, removed: Mapping[str, Tensor], call: Call | None) -> str:
-    inexact = next((name for name in removed if not neurons[name].exact), None)
-    return unproven(model, neurons, removed, call) or (f"layer '{inexact}' is not exact" if inexact else "")

@@ -15,6 +15,7 @@ from pruner.config import PruningConfig
 from pruner.decision import Decision
 from pruner.log import logger
 from pruner.metrics import count_parameters
+from pruner.report_text import difference
 from pruner.verification import FailedChecksError, VerificationReport, capture, verify
 from tracker.errors import DataError
 from tracker.neuron_map import NeuronMap
@@ -77,6 +78,8 @@ def carry_out(model: nn.Module, neurons: NeuronMap, decision: Decision, how: Exe
         logger.info("Pruning completed: %d neurons removed from %d layers", removed, len(layers))
         if report is not None:
             step("Verification: %s", report)
+            if report.measured is not None:
+                step("%s", difference(report.measured.to_json()))
     else:
         logger.info("Pruning completed: 0 neurons removed from 0 layers")
     for name, count in layers.items():

@@ -39,15 +39,14 @@ def step_of(group: NeuronGroup, round_to: int) -> int:
     """By how many neurons `group` may grow or shrink so that its widths stay multiples of `round_to`.
 
     A width is what a matrix product or a convolution runs over: neurons times positions a neuron. So heads of 64 may go
-    one by one where `round_to` is 16, and heads of 24 in pairs. Of attention only what reads the heads counts, for what
-    their makers hold per head (a table of position biases) is nothing that a product runs over. Whole experts are
-    counted, not multiplied with each other, and go one by one.
+    one by one where `round_to` is 16, and heads of 24 in pairs. What attention holds once a head, such as a table of
+    position biases, is no such width. Whole experts are not multiplied with each other, and go one by one.
     """
     if group.kind == "expert" and not group.exact:
         return 1
-    widths = {read.positions.shape[1] for read in group.reads}
-    if group.kind != "attention" or not widths:
-        widths |= {group.members[site].shape[1] for site in group.producers}
+    widths = {read.positions.shape[1] for read in group.reads} | {group.members[s].shape[1] for s in group.producers}
+    if group.kind == "attention":
+        widths -= {1}
     return math.lcm(*(round_to // math.gcd(round_to, width) for width in widths or {1}))
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pruner.plan import PruningPlan
@@ -78,6 +80,27 @@ def silenced(
             f"The neurons to be masked were never read: {_listed(never)} did not run, so the mask proves nothing.",
             hint="Give inputs that reach these layers.",
         )
+
+
+def reads_after(neurons: NeuronMap, removed: Mapping[str, Tensor]) -> NeuronMap:
+    """`neurons` with the places of all reads as they are once the neurons in `removed` are gone from the model.
+
+    Only for masking the other groups: nothing else in the map is renumbered.
+    """
+    gone: dict[tuple[str, str, int], list[NDArray[np.int64]]] = {}
+    for name, chosen in removed.items():
+        for read in neurons[name].reads:
+            place = (read.module, read.parameter, read.axis)
+            gone.setdefault(place, []).append(read.positions[chosen.numpy()].ravel())
+
+    def moved(read: Read) -> Read:
+        before = np.sort(np.concatenate(gone.get((read.module, read.parameter, read.axis), [np.zeros(0, np.int64)])))
+        return replace(read, positions=read.positions - np.searchsorted(before, read.positions))
+
+    groups = (
+        group if group.name in removed else replace(group, reads=tuple(map(moved, group.reads))) for group in neurons
+    )
+    return replace(neurons, groups=tuple(groups))
 
 
 def _check_readable(model: nn.Module, group: NeuronGroup) -> None:

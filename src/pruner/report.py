@@ -106,6 +106,23 @@ class Check(_Part):
     measured: dict[str, Any]
 
 
+class Difference(_Part):
+    """How far the answers are from those before."""
+
+    relative_error: float
+    top1_agreement: float | None
+
+
+class Unproven(Difference):
+    """What the removal changed where these layers, which are not exact, lost neurons: measured, not proved."""
+
+    layers: dict[str, str]
+    batches: int
+    exact_alone: Difference | None
+    accuracy_before: float | None
+    accuracy_after: float | None
+
+
 class Epoch(_Part):
     """An epoch that the tracker logged."""
 
@@ -152,6 +169,8 @@ class Report(_Part):
     total: int
     checks: tuple[Check, ...]
     not_checked: tuple[str, ...]
+    measured: Unproven | None = None
+    proven: bool = False
     frozen: tuple[FrozenNeurons, ...]
     operators_without_rule: dict[str, int]
     loading: str
@@ -189,6 +208,8 @@ def build_report(results: WorkflowResults) -> Report:
         total=verification["summary"]["total"],
         checks=checks,
         not_checked=tuple(verification["not_checked"]),
+        measured=Unproven.model_validate(verification["measured"]) if verification["measured"] else None,
+        proven=_proven(results),
         frozen=tuple(FrozenNeurons.model_validate(entry) for entry in tracking["frozen"]),
         operators_without_rule=tracking["operators_without_rule"],
         loading=_loading(results),
@@ -367,13 +388,17 @@ def _headline(results: WorkflowResults, figures: tuple[Figure, ...]) -> str:
         return f"Restored: only {checks} passed, so the model is as it was"
     parts = [phrase for figure in figures if (phrase := _phrase(figure))]
     proof = f"proven: {checks}" if _proven(results) else f"{checks} passed" if summary["total"] else "not verified"
+    if measured := results["verification_results"]["measured"]:
+        proof = f"{checks} passed, {text.count(len(measured['layers']), 'layer')} not exact"
     sentence = ", ".join([*parts, proof])
     return sentence[:1].upper() + sentence[1:]
 
 
 def _proven(results: WorkflowResults) -> bool:
-    """Whether the sliced model was compared with the masked one, and every check passed."""
+    """Whether all of the sliced model was compared with the masked one, and every check passed."""
     verification = results["verification_results"]
+    if verification["measured"]:
+        return False
     compared = any(check["name"] == PROOF for check in verification["checks"])
     return compared and verification["summary"]["overall_success"]
 
@@ -397,9 +422,10 @@ def _summary(results: WorkflowResults) -> str:
     share = f"{pruning['neurons_pruned']:,} of {text.count(pruning['neurons_before'], 'neuron')}"
     where = f"{pruning['layers_affected']} of {text.count(len(layers), 'layer')}"
     if run["outcome"] == "pruned":
-        return f"{share} were taken out of {where} of {model}." + (
-            " What is left answers as the original does with those neurons silenced." if _proven(results) else ""
-        )
+        said = " What is left answers as the original does with those neurons silenced." if _proven(results) else ""
+        if measured := results["verification_results"]["measured"]:
+            said = f" {text.difference(measured)}"
+        return f"{share} were taken out of {where} of {model}.{said}"
     if run["outcome"] == "dry run":
         return f"{share} would be taken out of {where} of {model}. The plan fits the model; the model is unchanged."
     if run["outcome"] == "restored":

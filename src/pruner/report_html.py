@@ -22,7 +22,7 @@ LAYERS_AT_A_GLANCE = 24
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _OUTCOME = {
-    "pruned": "Pruned and proven",
+    "pruned": "Pruned",
     "dry run": "Dry run",
     "nothing to remove": "Unchanged",
     "restored": "Restored",
@@ -78,7 +78,7 @@ def _header(report: Report) -> Html:
         "header",
         element(
             "p",
-            element("span", _OUTCOME[report.outcome], class_=f"badge {report.outcome.replace(' ', '-')}"),
+            element("span", _badge(report), class_=f"badge {report.outcome.replace(' ', '-')}"),
             element("span", report.model_name, class_="model"),
             element("time", f"{started:%d %B %Y, %H:%M}".lstrip("0"), datetime=report.started),
             class_="eyebrow",
@@ -286,6 +286,10 @@ def _removal_row(removal: Removal, scored: bool) -> list[Child]:
     return row
 
 
+def _badge(report: Report) -> str:
+    return f"{_OUTCOME[report.outcome]}{' and proven' if report.outcome == 'pruned' and report.proven else ''}"
+
+
 def _verification(report: Report) -> Html:
     if not report.checks:
         return Html()
@@ -293,7 +297,8 @@ def _verification(report: Report) -> Html:
     caption = f"{report.passed} of {text.count(report.total, 'check')} passed"
     table = _table(caption, ("Check", "Result", "What was found"), rows, "checks", 99)
     left_out = element("ul", [element("li", f"Not checked: {reason}.") for reason in report.not_checked], class_="soft")
-    return _section("Verification", table, left_out if report.not_checked else "")
+    measured = element("p", text.difference(report.measured.model_dump())) if report.measured else ""
+    return _section("Verification", table, left_out if report.not_checked else "", measured)
 
 
 def _check_row(check: Check) -> list[Child]:

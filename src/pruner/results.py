@@ -115,12 +115,33 @@ class VerificationSummary(TypedDict):
     overall_success: bool
 
 
+class DifferenceResult(TypedDict):
+    """How far answers are from those of the dense model; see `pruner.difference.Difference`."""
+
+    relative_error: float
+    top1_agreement: float | None
+
+
+class MeasuredResult(DifferenceResult):
+    """What the removal changed where `layers` are not exact: measured, not proved. See `pruner.difference.Measured`."""
+
+    layers: dict[str, str]
+    batches: int
+    exact_alone: DifferenceResult | None
+    accuracy_before: float | None
+    accuracy_after: float | None
+
+
 class VerificationResults(TypedDict):
-    """The checks of the pruned model, and what could not be checked and why."""
+    """The checks of the pruned model, what could not be checked and why, and what was measured instead.
+
+    `measured` is None where every layer that lost neurons is exact.
+    """
 
     checks: list[CheckResult]
     summary: VerificationSummary
     not_checked: list[str]
+    measured: MeasuredResult | None
 
 
 class Measured(TypedDict):

@@ -16,7 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pruner.apply import expect_exact
 from pruner.checkpoint import load_pruned
+from pruner.difference import Measured, accuracy, between
 from pruner.equivalence import (
     Expected,
     answers,
@@ -24,9 +26,9 @@ from pruner.equivalence import (
     coarsest_eps,
     compare,
     difference,
-    expect,
     rounding,
 )
+from pruner.masking import silenced
 from pruner.plan import PruningPlan
 from pruner.skeleton import named_tensors, skeleton
 from tracker import trial
@@ -38,6 +40,8 @@ from tracker.neuron_map import NeuronMap, Site
 from tracker.sizes import read_path
 
 BATCHES = 4
+PROOF = "sliced equals masked"
+"""The check that makes the others a proof."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +56,14 @@ class Check:
 
 @dataclass(frozen=True)
 class VerificationReport:
-    """The checks that were made, and what could not be checked and why."""
+    """The checks that were made, what could not be checked and why, and what was measured where nothing proves it.
+
+    `measured` is None where every layer that lost neurons is exact.
+    """
 
     checks: tuple[Check, ...]
     not_checked: tuple[str, ...] = ()
+    measured: Measured | None = None
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -84,6 +92,7 @@ class VerificationReport:
             ],
             "summary": self.summary,
             "not_checked": list(self.not_checked),
+            "measured": None if self.measured is None else self.measured.to_json(),
         }
 
 
@@ -104,8 +113,10 @@ class FailedChecksError(VerificationError):
 class Reference:
     """What `verify` has to know of the dense model: its bones, the plan, and its answers.
 
-    `dense` are the answers of the dense model to each batch; `masked` the answers with the neurons of the plan zeroed,
-    None where a layer in the plan is not exact. `skeleton` has the dense model's shapes and no weights.
+    `dense` are the answers of the dense model to each batch; `masked` what the pruned model has to answer (see
+    `expect_exact`), None where no layer in the plan is exact. `inexact` are the layers that are not, and why; `zeroed`
+    the answers with only the neurons of the exact ones zeroed, None where one of both kinds is missing. `skeleton` has
+    the dense model's shapes and no weights.
     """
 
     skeleton: nn.Module
@@ -114,6 +125,8 @@ class Reference:
     batches: tuple[Batch, ...]
     dense: tuple[Mapping[str, Tensor], ...]
     masked: tuple[Expected, ...] | None
+    inexact: Mapping[str, str]
+    zeroed: tuple[Mapping[str, Tensor], ...] | None
     not_checked: tuple[str, ...]
 
 
@@ -143,15 +156,18 @@ def capture(
     found = None if plan is None and neurons is None else neurons_of(model, neurons, data_loader=data_loader)
     removed = plan.resolve(found) if plan is not None and found is not None else {}
     chosen = _batches(model, data_loader, batches)
-    inexact = [name for name in removed if found is not None and not found[name].exact]
+    inexact = {name: found[name].note for name in removed if found is not None and not found[name].exact}
+    exact = {name: gone for name, gone in removed.items() if name not in inexact}
     masked: tuple[Expected, ...] | None = None
-    not_checked: tuple[str, ...] = ()
+    zeroed: tuple[Mapping[str, Tensor], ...] | None = None
+    not_checked = tuple(f"{PROOF}: layer '{name}' is not exact ({note})" for name, note in inexact.items())
     if plan is None:
-        not_checked = ("neuron counts: no plan was given", "sliced equals masked: no plan was given")
-    elif inexact and found is not None:
-        not_checked = (f"sliced equals masked: layer '{inexact[0]}' is not exact ({found[inexact[0]].note})",)
-    elif found is not None:
-        masked = tuple(expect(model, found, removed, batch) for batch in chosen)
+        not_checked = ("neuron counts: no plan was given", f"{PROOF}: no plan was given")
+    elif found is not None and (exact or not inexact):
+        masked = expect_exact(model, found, removed, chosen)
+        if inexact:
+            with silenced(model, found, exact):
+                zeroed = tuple(answers(model, batch) for batch in chosen)
     return Reference(
         skeleton=skeleton(model),
         neurons=found,
@@ -159,6 +175,8 @@ def capture(
         batches=chosen,
         dense=tuple(answers(model, batch) for batch in chosen),
         masked=masked,
+        inexact=inexact,
+        zeroed=zeroed,
         not_checked=not_checked,
     )
 
@@ -179,6 +197,9 @@ def verify(
     answers of the same shapes), neuron counts, parameter counts, sliced equals masked (relative to the largest value,
     within rounding as measured in this model; see `pruner.equivalence`), and, with `checkpoint`, that the model loaded
     from there answers the same, bit for bit.
+
+    Layers that are not exact cannot be proven. What their removal changes is measured (`VerificationReport.measured`),
+    and the others are proven in the model that has lost these already.
 
     A check that fails is in the report; only bad arguments are errors. Both models are left as they are.
 
@@ -203,10 +224,11 @@ def verify(
     ]
     masked = reference.masked
     if masked is not None:
-        checks.append(_checked("sliced equals masked", lambda: _sliced_equals_masked(pruned, masked)))
+        checks.append(_checked(PROOF, lambda: _sliced_equals_masked(pruned, masked)))
     if checkpoint is not None:
         checks.append(_checked("save and load", lambda: _save_and_load(pruned, reference, checkpoint)))
-    return VerificationReport(tuple(checks), reference.not_checked)
+    runs = all(check.passed for check in checks[:2])
+    return VerificationReport(tuple(checks), reference.not_checked, _measured(pruned, reference) if runs else None)
 
 
 _Outcome = tuple[bool, str, dict[str, Any]]
@@ -222,6 +244,21 @@ def _checked(name: str, outcome: Callable[[], _Outcome]) -> Check:
         first_line = next(iter(str(error).splitlines()), "")[:200]
         passed, detail, measured = False, f"It fails with {type(error).__name__}: {first_line}", {}
     return Check(name, passed, detail, measured)
+
+
+def _measured(pruned: nn.Module, reference: Reference) -> Measured | None:
+    if not reference.inexact:
+        return None
+    dense, batches = reference.dense, reference.batches
+    after = [answers(pruned, batch) for batch in batches]
+    return Measured(
+        layers=reference.inexact,
+        batches=len(batches),
+        total=between(dense, after, batches),
+        exact_alone=None if reference.zeroed is None else between(dense, reference.zeroed, batches),
+        accuracy_before=accuracy(dense, batches),
+        accuracy_after=accuracy(after, batches),
+    )
 
 
 def _structure(pruned: nn.Module, reference: Reference) -> _Outcome:

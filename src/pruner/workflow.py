@@ -34,6 +34,7 @@ from pruner.results import (
     VerificationResults,
     WorkflowResults,
 )
+from pruner.scope import Scope
 from pruner.skeleton import skeleton
 from pruner.verification import FailedChecksError
 from tracker.activity import ActivityStats
@@ -58,6 +59,7 @@ _UNVERIFIED: VerificationResults = {
     "checks": [],
     "summary": {"passed": 0, "total": 0, "overall_success": False},
     "not_checked": [],
+    "measured": None,
 }
 
 
@@ -180,8 +182,11 @@ class IntegratedTrackingPruningWorkflow:
         return run.finish(advice, tracking, pruning, verification, quality, _outcome(pruning))
 
     def _tracked(self, run: "_Run", neurons: NeuronMap) -> tuple[Recommendations, TrackingResults]:
-        covariances = sum(8 * (group.size + 1) ** 2 for group in neurons if group.exact)
-        engine = self.tracker or NeuronEngine(self.output_dir, covariance=covariances <= COVARIANCE_BYTES)
+        inexact = any(not neurons[name].exact for name in Scope.of(neurons, neurons, run.config.strategy).layers)
+        covariances = sum(8 * (group.size + 1) ** 2 for group in neurons if group.exact or inexact)
+        engine = self.tracker or NeuronEngine(
+            self.output_dir, covariance=covariances <= COVARIANCE_BYTES, include_inexact=inexact
+        )
         tracker = engine.track_model(run.model)
         stats = tracker.observe(run.data_loader, neurons)
         threshold = run.config.thresholds.firing_frequency_threshold

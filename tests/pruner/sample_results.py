@@ -127,6 +127,7 @@ def sample_results(
                 "overall_success": changed,
             },
             "not_checked": [],
+            "measured": None,
         },
         "metrics": {
             "before": {

@@ -98,6 +98,16 @@ def test_every_object_stays_the_object_it_was():
     assert model.attention.num_heads == 2
 
 
+@pytest.mark.parametrize("make", [prune_, check])
+def test_exact_layers_are_proven_beside_one_that_is_not(make):
+    model, x = case("transformer")
+    neurons = discover(model, x)
+    exact = {group.name: [0] for group in neurons if group.exact}
+    result = make(model, PruningPlan({**exact, "embed": [1, 4]}))
+    assert result.proof is not None
+    assert result.proof.error < 1e-12
+
+
 def test_a_tied_weight_is_cut_once():
     model, x = case("transformer")
     neurons = discover(model, x)

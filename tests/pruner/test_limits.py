@@ -101,6 +101,7 @@ def test_check_refuses_what_breaks_a_limit() -> None:
         ("attention", 192, 64, 16, 1),  # heads of 64, made by one matrix
         ("attention", 1, 64, 16, 1),  # a table with one entry a head
         ("attention", 24, 24, 16, 2),
+        ("attention", 24, 96, 16, 2),  # four queries share a key
         ("attention", 3, 3, 8, 8),
         ("expert", 1, 1, 8, 8),
     ],

@@ -1,15 +1,17 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from tests.pruner.before_and_after import everything
 from tests.pruner.small_models import case
 from torch import nn
 
-from pruner.masking import masked, silenced
+from pruner.masking import masked, reads_after, silenced
 from pruner.plan import PruningPlan
 from tracker.discover import discover
 from tracker.errors import PlanError, UnknownLayerError, VerificationError
+from tracker.neuron_map import NeuronGroup, NeuronMap, Positions, Read, Site
 
 
 def mlp() -> tuple[nn.Sequential, torch.Tensor]:
@@ -142,3 +144,18 @@ def test_jitter_moves_what_is_read_by_its_own_share_and_always_alike():
     torch.testing.assert_close((moved / plain - 1).abs(), torch.full_like(plain, 0.25))
     assert torch.equal(moved, again)
     assert torch.equal(read[1][:, 1], torch.zeros(6, dtype=torch.float64))
+
+
+def test_reads_move_up_where_neurons_before_them_are_gone():
+    first, second = (np.arange(n, n + 4, dtype=np.int64)[:, None] for n in (0, 4))  # side by side in one input
+
+    def group(name: str, positions: Positions, reader: str = "c") -> NeuronGroup:
+        site = Site(f"{reader}.weight", 1)
+        read = Read(reader, site.parameter, -1, positions)
+        return NeuronGroup(name, 4, "mlp", True, (Site(f"{name}.weight", 0),), (site,), {site: positions}, (read,))
+
+    neurons = NeuronMap((group("a", first), group("b", second), group("d", second, "e")))
+    after = reads_after(neurons, {"a": torch.tensor([0, 2])})
+    assert after["b"].reads[0].positions.tolist() == [[2], [3], [4], [5]]
+    assert after["d"].reads[0].positions.tolist() == second.tolist()  # another reader
+    assert reads_after(neurons, {"b": torch.tensor([1])})["a"].reads[0].positions.tolist() == first.tolist()

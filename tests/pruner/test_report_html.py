@@ -133,6 +133,33 @@ def test_metrics_of_your_own_and_what_was_not_checked_are_on_the_page() -> None:
     assert "Not checked: sliced equals masked: layer 'stem' is not exact." in seen.text
 
 
+def test_what_was_measured_and_not_proven_is_on_the_page() -> None:
+    results = sample_results()
+    assert "Pruned and proven" in page(results).text
+    assert "proven: 6/6 checks" in page(results).text
+    results["verification_results"]["measured"] = {
+        "layers": {"fc1": "its neurons are normalised together"},
+        "batches": 4,
+        "relative_error": 0.12,
+        "top1_agreement": 0.97,
+        "exact_alone": {"relative_error": 0.04, "top1_agreement": None},
+        "accuracy_before": 0.978,
+        "accuracy_after": 0.961,
+    }
+    seen = page(results)
+    assert "6/6 checks passed, 1 layer not exact" in seen.text
+    assert "proven: 6/6" not in seen.text
+    assert "Pruned and proven" not in seen.text
+    assert "silenced" not in seen.text
+    assert (
+        seen.text.count(
+            "Not exact: fc1. Measured, not proven: the answers are 12 % off those before (4.0 % by the exact layers "
+            "alone); 97 % keep their first choice; accuracy 97.8 → 96.1 %."
+        )
+        == 2
+    )  # in the summary, and beside the checks
+
+
 def test_a_failed_check_is_shown_as_failed() -> None:
     seen = page(sample_results(outcome="restored"))
 

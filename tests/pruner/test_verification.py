@@ -11,6 +11,7 @@ from torch import nn
 
 from pruner.apply import prune_
 from pruner.checkpoint import save_pruned
+from pruner.masking import masked
 from pruner.plan import PruningPlan
 from pruner.verification import Check, Reference, VerificationReport, capture, verify
 from tracker.discover import discover, forget
@@ -247,3 +248,68 @@ def test_no_checks_are_no_success():
     check = Check("structure", True, "", {})
     assert VerificationReport((check,)).summary["overall_success"]
     assert not VerificationReport((check, replace(check, passed=False))).summary["overall_success"]
+
+
+# --- layers that are not exact
+
+
+def test_exact_layers_are_proven_beside_one_that_is_not_and_the_difference_is_measured():
+    model, x = case("transformer")
+    dense = copy.deepcopy(model)
+    neurons = discover(model, x)
+    exact = half(neurons)
+    plan = PruningPlan({**exact.remove, "embed": [0, 3]})
+    batches = [(x, torch.full_like(x, 3)), (x.flip(0), torch.full_like(x, 7))]
+    before = everything(model)
+    reference = capture(model, plan, neurons, batches)
+    assert everything(model) == before
+    prune_(model, plan, neurons)
+    report = verify(model, reference)
+    assert [check.name for check in report.checks] == [*FOUR, PROOF]
+    assert str(report) == "5/5 tests passed"
+    assert report.checks[-1].measured["error"] < 1e-12
+    assert report.not_checked == (f"{PROOF}: layer 'embed' is not exact (its neurons are normalised together)",)
+
+    measured = report.to_json()["measured"]
+    assert measured["layers"] == {"embed": "its neurons are normalised together"}
+    assert measured["batches"] == 2
+    with torch.no_grad():
+        then, now = (torch.cat([m(x)["logits"], m(x.flip(0))["logits"]]) for m in (dense, model))
+        with masked(dense, exact, neurons):
+            zeroed = torch.cat([dense(x)["logits"], dense(x.flip(0))["logits"]])
+    assert measured["relative_error"] == pytest.approx(float((now - then).norm() / then.norm()))
+    assert measured["exact_alone"]["relative_error"] == pytest.approx(float((zeroed - then).norm() / then.norm()))
+    assert measured["top1_agreement"] == (now.argmax(-1) == then.argmax(-1)).double().mean().item()
+    targets = torch.cat([target for _, target in batches])
+    for answer, name in ((then, "accuracy_before"), (now, "accuracy_after")):
+        assert measured[name] == (answer.argmax(-1) == targets).double().mean().item()
+
+
+def test_a_mistake_in_an_exact_layer_is_found_beside_one_that_is_not():
+    model, x = case("transformer")
+    neurons = discover(model, x)
+    plan = PruningPlan({**half(neurons).remove, "embed": [0, 3]})
+    reference = capture(model, plan, neurons, [x])
+    prune_(model, plan, neurons)
+    name = next(group.producers[0].parameter for group in neurons if group.kind == "mlp")
+    with torch.no_grad():
+        model.get_parameter(name)[0] += 1
+    assert failed(verify(model, reference)) == {PROOF}
+
+
+def test_where_every_layer_is_exact_nothing_is_measured_instead():
+    model, reference, _ = prepared()
+    assert verify(model, reference).measured is None
+
+
+def test_a_model_that_fails_has_nothing_measured():
+    model, x = case("transformer")
+    neurons = discover(model, x)
+    plan = PruningPlan({"embed": [0, 3]})
+    reference = capture(model, plan, neurons, [x])
+    prune_(model, plan, neurons)
+    for parameter in model.parameters():
+        parameter.data.fill_(torch.nan)
+    report = verify(model, reference)
+    assert failed(report) == {"forward pass"}
+    assert report.measured is None

@@ -455,3 +455,44 @@ def test_recommendations_of_another_model_are_an_error(model: SmallCNN, data: Lo
 
     assert same(before, state(model))
     assert files(tmp_path) == stored
+
+
+class Stream(nn.Module):
+    """A residual stream under a layer norm, and an MLP beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm = nn.Linear(4, 16), nn.LayerNorm(16)
+        self.up, self.down, self.head = nn.Linear(16, 32), nn.Linear(32, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        x = x + self.down(torch.relu(self.up(self.norm(x))))
+        logits: Tensor = self.head(self.norm(x))
+        return logits
+
+
+def test_the_width_of_the_stream_is_measured_where_somebody_asks_for_it(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    batches = [(torch.randn(8, 4), torch.randint(0, 3, (8,))) for _ in range(3)]
+    config = QUIET.update(strategy={"kinds": ["residual", "mlp"], "default_strategy": "structured"})
+    results = create_simple_workflow(Stream(), batches, config=config, output_dir=tmp_path)
+    pruning, verification = results["pruning_results"], results["verification_results"]
+    assert {name: layer["after"] for name, layer in pruning["layers"].items()} == {"embed": 12, "up": 23}
+    assert pruning["warnings"][0].startswith("Layer 'embed' is not exact (its neurons are normalised together)")
+    assert verification["summary"] == {"passed": 6, "total": 6, "overall_success": True}
+    measured = verification["measured"]
+    assert measured is not None
+    assert list(measured["layers"]) == ["embed"]
+    assert measured["relative_error"] > 0
+    assert measured["exact_alone"] is not None
+    assert measured["accuracy_before"] == results["metrics"]["before"]["accuracy"]
+    assert results["metrics"]["after"] is not None
+    assert measured["accuracy_after"] == results["metrics"]["after"]["accuracy"]
+    report = load_report(results["report"]["json"])
+    assert report.measured is not None
+    assert not report.proven
+    assert "1 layer not exact" in report.headline
+    only_mlp = create_simple_workflow(Stream(), batches, config=QUIET, output_dir=tmp_path)
+    assert set(only_mlp["pruning_results"]["layers"]) == {"up"}
+    assert only_mlp["verification_results"]["measured"] is None
