@@ -317,6 +317,11 @@ class Flow:
         )
 
 
+def _is_composite(func: Any) -> bool:
+    """Whether PyTorch itself says which operators this one consists of."""
+    return func.namespace == "aten" and func.has_kernel_for_dispatch_key(_COMPOSITE)
+
+
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 
 
@@ -340,7 +345,7 @@ class _Operators(TorchDispatchMode):
         flow = self.flow
         flow.constants.extend(use_of(func, args, kwargs))
         rule = rule_for(func)
-        if rule is None and func.has_kernel_for_dispatch_key(_COMPOSITE):  # these come here in inference mode only
+        if rule is None and _is_composite(func):  # these come here in inference mode only
             return flow.follow(lambda: func.decompose(*args, **kwargs))
         out = func(*args, **kwargs)
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
