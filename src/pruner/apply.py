@@ -136,7 +136,8 @@ def pruning_history(model: nn.Module) -> tuple[dict[str, Any], ...]:
 
     The model carries it, so copies of the model have it too. A record has the structure fingerprint before
     (`fingerprint`) and after (`result`), for every layer its size before and the indices removed (`layers`), the
-    integers that changed (`integers`), and the plan's provenance.
+    integers that changed (`integers`), the number of parameters before and after, the proof's numbers or None, and the
+    plan's provenance.
     """
     return tuple(json.loads(record) for record in vars(unwrapped(model)).get(HISTORY, ()))
 
@@ -338,6 +339,8 @@ def _record(model: nn.Module, result: PruneResult, snapshot: Snapshot) -> None:
             name: {"neurons": result.sizes[name], "removed": list(gone)} for name, gone in result.plan.remove.items()
         },
         "integers": result.to_json()["integers"],
+        "parameters": [result.parameters_before, result.parameters_after],
+        "proof": result.to_json()["proof"],
         "provenance": dict(result.plan.provenance),
     }
     snapshot.hold(model, HISTORY)

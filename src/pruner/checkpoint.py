@@ -2,15 +2,17 @@
 
 A checkpoint is loaded by building the original class and giving it the tensors and integers in the files. Those may
 only make the model smaller: no shape and no integer may exceed the dense model's, so that a file cannot make the loader
-allocate more than the dense model would take. Every buffer is stored, also those that a state_dict leaves out, because
-a model built on the meta device has no values for them.
+allocate more than the dense model would take. `model.safetensors` holds what a state_dict holds, each tensor once. The
+buffers that a state_dict leaves out lie in `buffers.safetensors`: a model built on the meta device has no values for
+them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import chain
 from os import PathLike
 from pathlib import Path
@@ -31,16 +33,33 @@ from pruner.manifest import (
     kept_neurons,
     read_manifest,
 )
-from pruner.skeleton import MODULE_INTERNALS, built_by, named_tensors, plain_tensors, skeleton
+from pruner.model_card import CARD, model_card
+from pruner.origin import origin_of
+from pruner.pretrained import CONFIG, is_pretrained, write_pretrained
+from pruner.skeleton import MODULE_INTERNALS, built_by, named_tensors, plain_tensors, skeleton, stored_names
+from pruner.staging import place_of, replacing
 from pruner.tensor_file import DTYPE_NAMES, DTYPES, check_header, check_same_names, read_tensors, sha256
 from tracker.admission import unwrapped
 from tracker.errors import CheckpointError, StorageError
-from tracker.files import atomic_path, write_json
+from tracker.files import atomic_path, write_json, write_text
 from tracker.fingerprint import structure_fingerprint
 from tracker.sizes import read_path, write_path
 
 TENSORS = "model.safetensors"
-_PENDING = "model.safetensors.new"  # a save that was killed after its manifest and before its last rename
+BUFFERS = "buffers.safetensors"
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What `save_pruned` wrote.
+
+    `plain` says whether transformers' `from_pretrained` loads the directory with nothing of this project, which was
+    tried; `why_not` says what is in the way where it does not.
+    """
+
+    directory: Path
+    plain: bool
+    why_not: str
 
 
 def save_pruned(
@@ -48,21 +67,29 @@ def save_pruned(
     directory: str | PathLike[str],
     *,
     base: str | None = None,
+    tokenizer: Any = None,
     provenance: Mapping[str, Any] | None = None,
-) -> None:
-    """Write `model` to `directory` as `model.safetensors` and `pruning.json`.
+) -> Saved:
+    """Write `model` to `directory` as `model.safetensors` and `pruning.json`, from which `load_pruned` makes it again.
 
     A process killed at any point leaves the checkpoint that was there before, or the new one. What was removed, in how
     many steps, comes from the model's own record (`pruner.apply.pruning_history`).
+
+    A model of transformers gets its configuration, generation configuration, tokenizer and model card as well. Where
+    some configuration of its class has these very widths, `from_pretrained(directory)` loads it with nothing of ours;
+    that is tried, with the model's example inputs, before it is believed. Elsewhere `from_pretrained` refuses and says
+    how to load it.
 
     Args:
         model: the pruned model (one that was not pruned is saved as well).
         directory: made if needed.
         base: how to build the dense model: "module:callable", "timm:NAME", a transformers name …
+        tokenizer: a tokenizer or processor of transformers to be saved along. By default the dense model's own is
+            copied where it is at hand: in the directory it was loaded from, or in the local cache of the hub.
         provenance: anything worth knowing, as JSON-ready data.
 
     Raises:
-        StorageError: the directory cannot be written.
+        StorageError: the directory cannot be written, or holds a model of transformers that this one is not.
         CheckpointError: a tensor has no values or a type that safetensors lacks.
     """
     model = unwrapped(model)
@@ -70,29 +97,42 @@ def save_pruned(
     extra = _plain_json(provenance or {})
     entries, tied, tensors = _collect(model)
     history = [PruningRecord.model_validate(record) for record in pruning_history(model)]
-    _settle(folder)
-    try:
-        with atomic_path(folder / _PENDING) as temporary:
-            save_file(tensors, temporary, metadata={"format": "pt"})
-            written = FileEntry(bytes=temporary.stat().st_size, sha256=sha256(temporary))
+    now = structure_fingerprint(model)
+    dense = history[0].fingerprint if history else now
+    integers = _integers(model, history)
+    pretrained = is_pretrained(model)
+    if not pretrained and (folder / CONFIG).exists():
+        raise StorageError(
+            f"{folder} holds a {CONFIG}, and {type(model).__name__} is no model of transformers.",
+            hint="Choose another directory: from_pretrained would mix the two.",
+        )
+    origin = origin_of(model, dense, base)
+    with replacing(folder, last=MANIFEST) as new:
+        stored = _write(new / TENSORS, {name: tensors[name] for name, entry in entries.items() if not entry.apart})
+        apart = {name: tensors[name] for name, entry in entries.items() if entry.apart}
+        beside = _write(new / BUFFERS, apart) if apart else None
         manifest = Manifest(
             model=type(model).__qualname__,
             base=base,
-            dense_fingerprint=history[0].fingerprint if history else structure_fingerprint(model),
-            fingerprint=structure_fingerprint(model),
-            tensor_file=written,
+            origin=origin,
+            dense_fingerprint=dense,
+            fingerprint=now,
+            tensor_file=stored,
+            buffer_file=beside,
             tensors=entries,
             tied=tied,
-            integers=_integers(model, history),
+            integers=integers,
             kept=kept_neurons(history),
             history=history,
             provenance=extra,
         )
-        write_json(folder / MANIFEST, manifest.model_dump())
-    except BaseException:
-        _settle(folder)
-        raise
-    _rename_pending(folder)
+        why_not = f"{type(model).__name__} is no model of transformers"
+        if pretrained:
+            why_not = write_pretrained(new, model, origin, integers, tokenizer, base)
+            manifest = manifest.model_copy(update={"plain": not why_not})
+            write_text(new / CARD, model_card(manifest, why_not))
+        write_json(new / MANIFEST, manifest.model_dump())
+    return Saved(folder, not why_not, why_not)
 
 
 def load_pruned(
@@ -106,24 +146,30 @@ def load_pruned(
     Args:
         directory: written by `save_pruned`.
         model: the dense model, with or without weights; it is only looked at, not changed. Or a callable that builds
-            it, which is called on the meta device where that works.
-        resolve: without `model`, turns the checkpoint's `base` into the dense model. Nothing that a file names is
+            it, which is called on the meta device where that works. A checkpoint of a model of transformers, timm or
+            torchvision mostly knows how to build it, and needs none.
+        resolve: without both, turns the checkpoint's `base` into the dense model. Nothing that a file names is
             imported or called otherwise.
 
     Raises:
         StorageError: there is no checkpoint, or it cannot be read.
+        MissingExtraError: the library that the model comes from is not installed.
         CheckpointError: the files are damaged, contradict each other, or do not fit the model; names the file, the
             tensor or attribute, what was expected and what was found.
     """
     folder = Path(directory)
     manifest = read_manifest(folder)
-    path = _tensor_file(folder, manifest)
-    check_header(path, manifest)
+    files = list(_tensor_files(folder, manifest))
+    for path, _, entries in files:
+        check_header(path, entries)
     built = _build(folder, manifest, model, resolve)
     _check_tensors(folder, manifest, built)
     for entry in manifest.integers:
         _set_integer(folder, built, entry)
-    _fill(built, manifest, read_tensors(path, manifest))
+    tensors: dict[str, Tensor] = {}
+    for path, file, entries in files:
+        tensors |= read_tensors(path, file, entries)
+    _fill(built, manifest, tensors)
     _check_nothing_missing(folder, built)
     vars(built)[HISTORY] = tuple(record.model_dump_json() for record in manifest.history)
     return built.eval()
@@ -136,6 +182,7 @@ def _collect(model: nn.Module) -> tuple[dict[str, TensorEntry], dict[str, str], 
     tied: dict[str, str] = {}
     values: dict[str, Tensor] = {}
     storages: set[int] = set()
+    stored = stored_names(model)
     for name, tensor in named_tensors(model):
         if id(tensor) in first:
             tied[name] = first[id(tensor)]
@@ -153,6 +200,7 @@ def _collect(model: nn.Module) -> tuple[dict[str, TensorEntry], dict[str, str], 
             dtype=DTYPE_NAMES[tensor.dtype],
             kind=_kind(tensor),
             trainable=tensor.requires_grad,
+            apart=name not in stored,
         )
         value = tensor.detach().contiguous()
         storage = value.untyped_storage()
@@ -171,29 +219,10 @@ def _integers(model: nn.Module, history: Sequence[PruningRecord]) -> list[Intege
     ]
 
 
-def _settle(folder: Path) -> None:
-    """End what a killed or failed save began: finish it if its manifest was written, forget it otherwise."""
-    pending = folder / _PENDING
-    if not pending.is_file():
-        return
-    try:
-        complete = _matches(pending, read_manifest(folder))
-    except (StorageError, CheckpointError):
-        complete = False
-    if complete:
-        _rename_pending(folder)
-    else:
-        pending.unlink(missing_ok=True)
-
-
-def _rename_pending(folder: Path) -> None:
-    """The last step of a save: the tensors get their plain name, under which other programs look for them."""
-    try:
-        (folder / _PENDING).replace(folder / TENSORS)
-    except OSError as error:
-        raise StorageError(
-            f"Cannot rename {folder / _PENDING}: {error.strerror}.", hint="The checkpoint can be loaded as it is."
-        ) from error
+def _write(path: Path, tensors: Mapping[str, Tensor]) -> FileEntry:
+    with atomic_path(path) as temporary:
+        save_file(dict(tensors), temporary, metadata={"format": "pt"})
+        return FileEntry(bytes=temporary.stat().st_size, sha256=sha256(temporary))
 
 
 def _plain_json(provenance: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,25 +235,30 @@ def _plain_json(provenance: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _tensor_file(folder: Path, manifest: Manifest) -> Path:
-    pending, plain = folder / _PENDING, folder / TENSORS
-    if pending.is_file() and _matches(pending, manifest):
-        return pending
+def _tensor_files(folder: Path, manifest: Manifest) -> Iterator[tuple[Path, FileEntry, dict[str, TensorEntry]]]:
+    """Each file of tensors, with what the manifest says of it and of the tensors in it."""
+    for name, file in ((TENSORS, manifest.tensor_file), (BUFFERS, manifest.buffer_file)):
+        entries = {key: entry for key, entry in manifest.tensors.items() if entry.apart == (name == BUFFERS)}
+        if file is None and entries:
+            raise CheckpointError(
+                f"{folder / MANIFEST}: '{next(iter(entries))[:100]}' is to lie in {name}, of which nothing is said.",
+                hint="Get the checkpoint again.",
+            )
+        if file is not None:
+            yield _checked_file(folder, name, file), file, entries
+
+
+def _checked_file(folder: Path, name: str, file: FileEntry) -> Path:
+    path = place_of(folder, name)
     try:
-        size = plain.stat().st_size
+        size = path.stat().st_size
     except OSError as error:
         raise CheckpointError(
-            f"{folder} has a {MANIFEST} but no readable {TENSORS}.", hint="Get the checkpoint again, both files."
+            f"{folder} has a {MANIFEST} but no readable {name}.", hint="Get the checkpoint again, all its files."
         ) from error
-    if size != manifest.tensor_file.bytes:
-        raise CheckpointError(
-            f"{plain}: expected {manifest.tensor_file.bytes} bytes, found {size}.", hint="Get the checkpoint again."
-        )
-    return plain
-
-
-def _matches(path: Path, manifest: Manifest) -> bool:
-    return path.stat().st_size == manifest.tensor_file.bytes and sha256(path) == manifest.tensor_file.sha256
+    if size != file.bytes:
+        raise CheckpointError(f"{path}: expected {file.bytes} bytes, found {size}.", hint="Get the checkpoint again.")
+    return path
 
 
 def _build(
@@ -238,6 +272,8 @@ def _build(
         built = skeleton(unwrapped(model))
     elif model is not None:
         built = built_by(model)
+    elif manifest.origin is not None:
+        built = unwrapped(manifest.origin.build())
     elif resolve is None or manifest.base is None:
         missing = "the checkpoint does not say how to build it" if manifest.base is None else "no `resolve` was given"
         raise CheckpointError(

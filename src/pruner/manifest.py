@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from os import PathLike
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pruner.origin import Origin
+from pruner.staging import place_of
 from tracker.errors import CheckpointError, StorageError
 from tracker.files import read_json
 
@@ -28,12 +29,16 @@ class _Part(BaseModel):
 
 
 class TensorEntry(_Part):
-    """A parameter or buffer. `dtype` is as safetensors writes it ("F32", "BF16")."""
+    """A parameter or buffer. `dtype` is as safetensors writes it ("F32", "BF16").
+
+    `apart` is true for a buffer that a state_dict leaves out: it lies in a file of its own.
+    """
 
     shape: Annotated[list[Size], Field(max_length=16)]
     dtype: Annotated[str, Field(max_length=16)]
     kind: Literal["parameter", "buffer"]
     trainable: bool
+    apart: bool = False
 
 
 class IntegerEntry(_Part):
@@ -45,7 +50,7 @@ class IntegerEntry(_Part):
 
 
 class FileEntry(_Part):
-    """The tensor file. Its name is not here: a manifest names no paths."""
+    """A tensor file. Its name is not here: a manifest names no paths."""
 
     bytes: Annotated[int, Field(ge=8, le=2**50)]
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -67,11 +72,24 @@ class IntegerRecord(_Part):
     new: Size
 
 
+class ProofRecord(_Part):
+    """How far the sliced model was from the masked one, in the output that differed most against its tolerance."""
+
+    output: Name
+    error: float
+    tolerance: float
+
+
 class PruningRecord(_Part):
-    """One pruning: structure fingerprints before (`fingerprint`) and after (`result`), and all that went."""
+    """One pruning: structure fingerprints before (`fingerprint`) and after (`result`), and all that went.
+
+    `parameters` is how many there were before and after; `proof` is None where none was made.
+    """
 
     fingerprint: Name
     result: Name
+    parameters: Annotated[list[Size], Field(min_length=2, max_length=2)] | None = None
+    proof: ProofRecord | None = None
     layers: dict[Name, LayerRecord]
     integers: list[IntegerRecord]
     provenance: dict[str, Any]
@@ -80,19 +98,23 @@ class PruningRecord(_Part):
 class Manifest(_Part):
     """A pruned checkpoint.
 
-    `model` is the class; `base` says how to build the dense model, for whoever loads it to use or not; `tensors` are by
-    their first name and `tied` gives every other name of one its first. `integers` and shapes are final values,
-    whatever was pruned in how many steps. `kept` gives, for every layer that lost neurons, the ones that stay, by their
-    numbers in the dense model. `history` has one record for each pruning.
+    `model` is the class; `origin` says how a known library builds the dense model, and `base` how its user called it,
+    for whoever loads it to use or not; `tensors` are by their first name and `tied` gives every other name of one its
+    first. `integers` and shapes are final values, whatever was pruned in how many steps. `kept` gives, for every layer
+    that lost neurons, the ones that stay, by their numbers in the dense model. `history` has one record for each
+    pruning. `plain` says whether transformers loads the checkpoint with nothing of ours.
     """
 
     format: Literal["neuronscope/pruned-model"] = "neuronscope/pruned-model"
     version: Literal[1] = 1
     model: Name
     base: Annotated[str, Field(max_length=4096)] | None
+    origin: Origin | None = None
+    plain: bool = False
     dense_fingerprint: Name
     fingerprint: Name
     tensor_file: FileEntry
+    buffer_file: FileEntry | None = None
     tensors: dict[Name, TensorEntry]
     tied: dict[Name, Name]
     integers: list[IntegerEntry]
@@ -106,7 +128,7 @@ def read_manifest(directory: str | PathLike[str]) -> Manifest:
 
     Raises `StorageError` where there is none, `CheckpointError` where it is malformed or too large.
     """
-    path = Path(directory) / MANIFEST
+    path = place_of(directory, MANIFEST)
     try:
         size = path.stat().st_size
     except OSError as error:

@@ -61,6 +61,16 @@ def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from model.named_buffers(remove_duplicate=False)
 
 
+def stored_names(model: nn.Module) -> set[str]:
+    """The names that a state_dict holds: all of `named_tensors` but the buffers that are not persistent."""
+    transient = {
+        f"{name}.{buffer}".lstrip(".")
+        for name, module in model.named_modules(remove_duplicate=False)
+        for buffer in module._non_persistent_buffers_set
+    }
+    return {name for name, _ in named_tensors(model)} - transient
+
+
 def plain_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Tensors that modules keep as plain attributes, unknown to `parameters()` and `buffers()`."""
     for name, module in model.named_modules():

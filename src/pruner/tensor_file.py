@@ -1,10 +1,11 @@
-"""The tensor file of a checkpoint, checked before it is believed: length, header, digest."""
+"""The tensor files of a checkpoint, checked before it is believed: length, header, digest."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pruner.manifest import MANIFEST, Manifest
+from pruner.manifest import MANIFEST, FileEntry, TensorEntry
 from tracker.errors import CheckpointError, nearest
 
 MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
@@ -34,8 +35,8 @@ DTYPES = {
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
-def check_header(path: Path, manifest: Manifest) -> None:
-    """What the tensor file says it holds is what the manifest says, before a byte of it is allocated."""
+def check_header(path: Path, tensors: Mapping[str, TensorEntry]) -> None:
+    """What a tensor file says it holds is what the manifest says, before a byte of it is allocated."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -50,7 +51,7 @@ def check_header(path: Path, manifest: Manifest) -> None:
         found = {name: (entry["dtype"], entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path}: the header is malformed: {error}.", hint="Get the checkpoint again.") from error
-    expected = {name: (entry.dtype, entry.shape) for name, entry in manifest.tensors.items()}
+    expected = {name: (entry.dtype, entry.shape) for name, entry in tensors.items()}
     check_same_names(path, set(expected), set(found), "the manifest", "the file")
     for name, (dtype, shape) in expected.items():
         if found[name] != (dtype, shape):
@@ -68,19 +69,19 @@ def check_header(path: Path, manifest: Manifest) -> None:
         )
 
 
-def read_tensors(path: Path, manifest: Manifest) -> dict[str, Tensor]:
+def read_tensors(path: Path, file: FileEntry, expected: Mapping[str, TensorEntry]) -> dict[str, Tensor]:
     """The tensors of a file whose header was checked; raises `CheckpointError` where they are not the manifest's."""
     digest = sha256(path)
-    if digest != manifest.tensor_file.sha256:
+    if digest != file.sha256:
         raise CheckpointError(
-            f"{path}: expected SHA-256 {manifest.tensor_file.sha256}, found {digest}: the file was changed or damaged.",
+            f"{path}: expected SHA-256 {file.sha256}, found {digest}: the file was changed or damaged.",
             hint="Get the checkpoint again.",
         )
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}.", hint="Get the checkpoint again.") from error
-    for name, entry in manifest.tensors.items():
+    for name, entry in expected.items():
         value = tensors.get(name)
         if value is None or list(value.shape) != entry.shape or value.dtype != DTYPES[entry.dtype]:
             raise CheckpointError(

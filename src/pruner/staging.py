@@ -1,0 +1,100 @@
+"""Several files that change together: a process killed at any point leaves all of the old ones, or all of the new.
+
+The new files are written into a hidden directory beside the old ones, which one rename then declares ready. What is
+left is moving them to their places, and whoever comes next after a kill goes on with that. Until it is done, `place_of`
+knows where a file lies. The last file of a set is moved last, so that with it the set is complete for anybody.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from os import PathLike
+from pathlib import Path
+
+from tracker.errors import StorageError
+
+_PENDING = ".pruning.pending"
+_READY = ".pruning.ready"
+
+
+@contextmanager
+def replacing(directory: str | PathLike[str], *, last: str) -> Iterator[Path]:
+    """An empty directory to write files into; they become `directory`'s when the block ends well, and vanish otherwise.
+
+    Files of other names in `directory` stay. `last` is the file to be moved last.
+
+    Raises:
+        StorageError: a file cannot be written, flushed or moved.
+    """
+    folder = Path(directory)
+    pending = folder / _PENDING
+    with _reported(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        settle(folder, last=last)
+        pending.mkdir()
+    try:
+        yield pending
+        with _reported(folder):
+            for path in (*_files(pending), pending):
+                _flush(path)
+            os.replace(pending, folder / _READY)
+            _flush(folder)
+    except BaseException:
+        shutil.rmtree(pending, ignore_errors=True)
+        with suppress(OSError):
+            folder.rmdir()  # only if nothing was in it before
+        raise
+    settle(folder, last=last)
+
+
+def settle(directory: str | PathLike[str], *, last: str) -> None:
+    """End what a killed process began: move the files that are ready, forget the others. Raises `StorageError`."""
+    folder = Path(directory)
+    ready = folder / _READY
+    with _reported(folder):
+        if (folder / _PENDING).is_dir():
+            shutil.rmtree(folder / _PENDING)
+        if not ready.is_dir():
+            return
+        for path in sorted(_files(ready), key=lambda path: path == ready / last):
+            target = folder / path.relative_to(ready)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, target)
+        _flush(folder)
+        shutil.rmtree(ready)
+
+
+def place_of(directory: str | PathLike[str], name: str) -> Path:
+    """Where the file `name` of `directory` lies: in its place, or still on the way there."""
+    ready = Path(directory) / _READY / name
+    return ready if ready.is_file() else Path(directory) / name
+
+
+def _files(folder: Path) -> Iterable[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _reported(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, StorageError):
+            raise
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise StorageError(
+            f"Cannot write to {folder}: {error.strerror or error}.",
+            hint="The disk is full: free some space." if full else "Choose a directory that you may write to.",
+        ) from error
