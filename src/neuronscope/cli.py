@@ -137,6 +137,19 @@ def prune(
     strategy: Annotated[
         str | None, typer.Option(help="magnitude, structured, gradual, or a registered name.", show_default=False)
     ] = None,
+    include: Annotated[
+        list[str] | None, typer.Option(help="Only layers like this lose neurons: 'blocks.*'.", show_default=False)
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Layers like this lose none: 'blocks.0.*'.", show_default=False)
+    ] = None,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(help="Only layers of this kind: mlp, attention, channel, residual, expert.", show_default=False),
+    ] = None,
+    round_to: Annotated[
+        int | None, typer.Option(help="Keep widths that are multiples of this.", show_default=False)
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="A YAML or JSON configuration.", dir_okay=False, show_default=False)
     ] = None,
@@ -153,9 +166,18 @@ def prune(
     """Remove neurons, prove that the smaller model is right, and store it with a report."""
     from neuronscope.data_names import load_data
     from neuronscope.model_names import base_of
+    from pruner.report_text import difference
     from pruner.workflow import IntegratedTrackingPruningWorkflow
 
-    workflow = IntegratedTrackingPruningWorkflow(_configuration(config, sparsity, strategy), output_dir=out)
+    wanted = {
+        "target_sparsity": sparsity,
+        "default_strategy": strategy,
+        "include": include,
+        "exclude": exclude,
+        "kinds": kind,
+        "round_to": round_to,
+    }
+    workflow = IntegratedTrackingPruningWorkflow(_configuration(config, wanted), output_dir=out)
     results = workflow.run_complete_workflow(
         model=_load(model, original),
         data_loader=load_data(data),
@@ -175,6 +197,8 @@ def prune(
     if not dry_run:
         summary = results["verification_results"]["summary"]
         typer.echo(f"Verification: {summary['passed']}/{summary['total']} tests passed.")
+        if measured := results["verification_results"]["measured"]:
+            typer.echo(difference(measured))
     for what, path in results["report"].items():
         _written(f"The report ({what})", path)
 
@@ -189,6 +213,7 @@ def verify(
     from neuronscope.data_names import load_data
     from pruner.checkpoint import load_pruned
     from pruner.manifest import read_manifest
+    from pruner.report_text import difference
     from pruner.verification import verify as verify_model
     from tracker import discover
 
@@ -203,6 +228,8 @@ def verify(
     Console().print(table)
     for reason in report.not_checked:
         typer.echo(f"Not checked: {reason}.")
+    if report.measured is not None:
+        typer.echo(difference(report.measured.to_json()))
     typer.echo(f"Verification: {report}.")
     if report.failures:
         raise typer.Exit(1)
@@ -230,12 +257,12 @@ def _load(name: str, original: str | None) -> nn.Module:
         return load_model(name, original=original)
 
 
-def _configuration(path: Path | None, sparsity: float | None, strategy: str | None) -> PruningConfig:
+def _configuration(path: Path | None, strategy: dict[str, Any]) -> PruningConfig:
+    """That of a file, or the default one, under the options of `strategy` that were given."""
     from pruner.config import PruningConfig, create_default_config
 
-    wanted = {"strategy.target_sparsity": sparsity, "strategy.default_strategy": strategy}
     start = PruningConfig.from_file(path) if path else create_default_config()
-    return start.update(**{option: value for option, value in wanted.items() if value is not None})
+    return start.update(strategy={option: value for option, value in strategy.items() if value not in (None, [])})
 
 
 def _removed(manifest: Manifest, neurons: NeuronMap) -> PruningPlan:

@@ -155,6 +155,24 @@ def test_prune_follows_recommendations_and_a_configuration(project: Path) -> Non
     assert json.loads(plan.read_text())["remove"] == {"0": [4]}
 
 
+def test_prune_takes_layers_and_widths(project: Path) -> None:
+    def left(*words: str) -> list[str]:
+        result = run("prune", MODEL, "--data", DATA, "--sparsity", "0.5", "--dry-run", *words)
+        assert result.exit_code == 0, result.output
+        return [line.split() for line in result.stdout.splitlines() if line[:1].isdigit() and "neurons" not in line]
+
+    everything = left("--strategy", "structured")
+    assert len(everything) > 1
+    first, second = (line[0] for line in everything[:2])
+    assert [line[0] for line in left("--include", first)] == [first]
+    assert [line[0] for line in left("--include", first, "--include", second, "--exclude", first)] == [second]
+    assert all(int(line[2]) % 4 == 0 for line in left("--strategy", "structured", "--round-to", "4"))
+    assert left("--kind", "mlp", "--kind", "channel")
+    refused = run("prune", MODEL, "--data", DATA, "--exclude", "no such layer")
+    assert refused.exit_code == 2
+    assert "strategy.exclude = 'no such layer' matches no layer. The nearest is" in refused.stderr
+
+
 def test_a_pruned_model_can_be_pruned_again(checkpoint: Path, project: Path) -> None:
     words = ["--data", DATA, "--sparsity", "0.25"]
     assert run("prune", str(checkpoint), "--original", MODEL, *words).exit_code == 0
