@@ -25,6 +25,7 @@ from tracker.labels import Block, Grid, Labels, LabelSpace, constant_axes
 from tracker.numbers import Use, use_of
 from tracker.operators import rule_for
 from tracker.places import running
+from tracker.rephrased import REPHRASED
 from tracker.sizes import Expression, Size, Tracked, sources
 from tracker.tensors import tensors_in
 
@@ -164,6 +165,12 @@ class Flow:
     def set_origin(self, tensor: Tensor, origin: frozenset[str] | None) -> None:
         """Say which parameters and buffers the tensor is computed from."""
         setattr(tensor, _CARRIED, Carried(self.blocks(tensor), origin))
+
+    def as_it_is(self, tensor: Tensor) -> Tensor:
+        """Another view of the same memory, which stays when the tensor is turned into one of another shape."""
+        view = torch.ops.aten.alias(tensor)
+        setattr(view, _CARRIED, self.carried(tensor))
+        return view
 
     def forget(self, tensor: Tensor) -> None:
         """Take everything off a tensor that outlives the trace."""
@@ -319,7 +326,7 @@ class Flow:
 
 def _is_composite(func: Any) -> bool:
     """Whether PyTorch itself says which operators this one consists of."""
-    return func.namespace == "aten" and func.has_kernel_for_dispatch_key(_COMPOSITE)
+    return isinstance(func, torch._ops.OpOverload) and func.namespace == "aten" and func.has_kernel_for_dispatch_key(_COMPOSITE)
 
 
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
@@ -332,6 +339,8 @@ def _written(place: Place) -> Written | None:
 
 class _Operators(TorchDispatchMode):
     """Applies the rule of every operator."""
+
+    supports_higher_order_operators = True
 
     def __init__(self, flow: Flow) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -347,6 +356,9 @@ class _Operators(TorchDispatchMode):
         rule = rule_for(func)
         if rule is None and _is_composite(func):  # these come here in inference mode only
             return flow.follow(lambda: func.decompose(*args, **kwargs))
+        given = args
+        if torch.Tag.inplace_view in getattr(func, "tags", ()):  # its rule needs to see the tensor as it was
+            given = (flow.as_it_is(args[0]), *args[1:])
         out = func(*args, **kwargs)
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         outputs = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
@@ -356,14 +368,14 @@ class _Operators(TorchDispatchMode):
         flow.operator = str(func)
         if (outputs or rule is not None) and any(flow.blocks(tensor) for tensor in inputs):
             if rule is not None:
-                rule(flow, out, *args, **kwargs)
+                rule(flow, out, *given, **kwargs)
             else:
                 flow.operators_without_rule[flow.operator] += 1
                 for tensor in inputs:
                     flow.freeze(tensor, f"enters `{flow.operator}`, which has no rule")
         for tensor in outputs:
             flow.set_origin(tensor, origin)
-        if origin is None and func._schema.is_mutable:
+        if origin is None and isinstance(func, torch._ops.OpOverload) and func._schema.is_mutable:
             for argument, value in zip(func._schema.arguments, args, strict=False):
                 if argument.alias_info is not None and argument.alias_info.is_write:
                     flow.overwritten.update((_storage(leaf), leaf) for leaf in tree_leaves(value))
@@ -398,7 +410,7 @@ class _Functions(TorchFunctionMode):
             return count
         outer, flow.call = flow.call, calls.Call.of(func, args, kwargs)
         try:
-            out = func(*args, **kwargs)
+            out = REPHRASED.get(func, func)(*args, **kwargs)
             calls.interpret(flow, flow.call, out)
             return out
         finally:
