@@ -311,10 +311,14 @@ class Flow:
     def virtual(self, tensor: Tensor, axis: int, size: Any) -> None:
         """An axis made to order (`zeros(B, C)`, `expand`) follows the size it was made with."""
         if isinstance(size, Tracked) and tensor.shape[axis] > 1 and self.axis_of(tensor, axis) is None:
-            grid = Grid(self.space.fresh(tensor.shape[axis]))
-            self.space.virtual.append(grid.cells)
-            self.put(tensor, [*self.blocks(tensor), Block((axis,), grid)])
-            self.explain_axis(size.expression, grid, 0)
+            self.explain_axis(size.expression, self.follow_others(tensor, axis), 0)
+
+    def follow_others(self, tensor: Tensor, axis: int) -> Grid:
+        """An axis without neurons of its own goes with whatever it is tied to."""
+        grid = Grid(self.space.fresh(tensor.shape[axis]))
+        self.space.virtual.append(grid.cells)
+        self.put(tensor, [*self.blocks(tensor), Block((axis,), grid)])
+        return grid
 
     def own_size(self, expression: Expression, grid: Grid, axis: int) -> bool:
         """Whether an expression is computed from the size of this very axis."""
