@@ -25,6 +25,9 @@ SHAPE_GETTER = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
 # Written in Python inside of torch, these compute sizes themselves, out of our sight: all their sizes are constants.
 _COMPUTES_SIZES = (functional.multi_head_attention_forward, functional.local_response_norm)
 _PIECES = frozenset({"split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk", "unsafe_chunk"})
+_MATCHING = frozenset(
+    "matmul __matmul__ __rmatmul__ einsum scaled_dot_product_attention expand_as broadcast_tensors".split()
+)
 # The arguments, by name and position, whose meaning an operator's rule knows.
 _SIZE_ARGUMENTS: Mapping[str, tuple[str, int]] = {
     "layer_norm": ("normalized_shape", 1),
@@ -59,6 +62,11 @@ class Call:
         if name in self.kwargs:
             return self.kwargs[name]
         return self.args[position] if len(self.args) > position else default
+
+    @property
+    def matches_operands(self) -> bool:
+        """Whether the function expands its operands to each other's sizes."""
+        return self.name in _MATCHING
 
     @property
     def names_pieces(self) -> bool:
@@ -148,10 +156,42 @@ def _expand(flow: Flow, call: Call, out: Any) -> None:
 def _create(first: int) -> Callable[[Flow, Call, Any], None]:
     def reading(flow: Flow, call: Call, out: Any) -> None:
         sizes = _sizes(call, first, "size")
+        if sizes and isinstance(sizes[0], Sequence):  # and a value to fill it with
+            sizes = sizes[0]
         for axis, size in enumerate(sizes if len(sizes) == out.dim() else ()):
             flow.virtual(out, axis, size)
 
     return reading
+
+
+def _create_random(first: int) -> Callable[[Flow, Call, Any], None]:
+    plain = _create(first)
+
+    def reading(flow: Flow, call: Call, out: Any) -> None:
+        plain(flow, call, out)
+        for _, grid in flow.blocks(out):
+            flow.space.mark_inexact(grid.cells, "random numbers of its width are drawn")
+
+    return reading
+
+
+def _repeat(flow: Flow, call: Call, out: Any) -> None:
+    """An axis of size one that is repeated follows the number of times; elsewhere that is a number."""
+    before, times = call.args[0], _sizes(call, 1, "repeats" if "repeats" in call.kwargs else "dims")
+    new = out.dim() - len(times)
+    for axis, count in enumerate(times, new):
+        at = axis - out.dim() + before.dim()
+        if at < 0 or before.shape[at] == 1:
+            flow.virtual(out, axis, count)
+        else:
+            _must_stay(count)
+
+
+def _lstm(flow: Flow, call: Call, out: Any) -> None:
+    """Where a projection is as wide as the cell, PyTorch takes it for none: the cell keeps its width."""
+    states = next((given for given in call.args if isinstance(given, list | tuple) and len(given) == 2), ())
+    if len(states) == 2 and states[0].shape[-1] != states[1].shape[-1]:
+        flow.fix(states[1], -1, "is projected, and may not become as narrow as the projection")
 
 
 def _split(flow: Flow, call: Call, out: Any) -> None:
@@ -228,6 +268,13 @@ _READINGS: Mapping[str, Callable[[Flow, Call, Any], None]] = {
     "rms_norm": _rms_norm,
     "expand": _expand,
     "broadcast_to": _expand,
+    "lstm": _lstm,
+    "repeat": _repeat,
+    "tile": _repeat,
+    "full": _create(0),
+    "rand": _create_random(0),
+    "randn": _create_random(0),
+    "new_full": _create(1),
     "zeros": _create(0),
     "ones": _create(0),
     "empty": _create(0),
