@@ -28,6 +28,8 @@ class Use(NamedTuple):
 class Numbers(TorchDispatchMode):
     """Records the numbers in the arguments of all operators, in order."""
 
+    supports_higher_order_operators = True
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.uses: list[Use] = []
@@ -59,7 +61,7 @@ def changed(before: Sequence[Use], after: Sequence[Use]) -> str | None:
 
 def _numbers(func: Any, arguments: Sequence[Any]) -> Iterator[float]:
     """Every float, and integers where they are values and not sizes, axes or flags."""
-    name = func.overloadpacket.__name__.removesuffix("_")
+    name = str(func.name()).partition("::")[2].partition(".")[0].removesuffix("_")
     if name.startswith("lift_fresh"):
         for tensor in arguments:
             if (
@@ -70,7 +72,7 @@ def _numbers(func: Any, arguments: Sequence[Any]) -> Iterator[float]:
                 yield from tensor.flatten().tolist()
         return
     yield from (leaf for leaf in tree_leaves(arguments) if isinstance(leaf, float))
-    if name in _FILLED or torch.Tag.pointwise in func.tags:
+    if name in _FILLED or torch.Tag.pointwise in getattr(func, "tags", ()):
         yield from (value for value in arguments if isinstance(value, int) and not isinstance(value, bool))
 
 

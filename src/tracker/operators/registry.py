@@ -9,6 +9,7 @@ from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 Rule = Callable[..., None]
 R = TypeVar("R", bound=Rule)
@@ -40,6 +41,10 @@ def operator_rule(*operators: Any) -> Callable[[R], R]:
 def rule_for(overload: Any) -> Rule | None:
     """The rule of an operator; operators that torch tags as pointwise share one."""
     _load()
+    if not isinstance(overload, torch._ops.OpOverload):  # an operator that takes functions
+        return _RULES.get(overload.name())
+    if overload._overloadname.endswith("out"):
+        return _into_out
     packet = overload.overloadpacket
     return _rule_of_packet(packet, overload) or _rule_of_packet(_original(packet, overload), None)
 
@@ -65,6 +70,12 @@ def _original(packet: Any, overload: Any) -> Any:
     if torch.Tag.view_copy in overload.tags:
         original = name.removesuffix("_copy")
     return getattr(getattr(torch.ops, namespace), original, None) if original else None
+
+
+def _into_out(flow: Any, made: Any, /, *args: Any, **kwargs: Any) -> None:
+    for leaf in tree_leaves((args, kwargs)):
+        if isinstance(leaf, torch.Tensor):
+            flow.freeze(leaf, f"enters `{flow.operator}`, which writes into a tensor that it is given")
 
 
 @cache

@@ -61,8 +61,16 @@ def squeeze(flow: Flow, out: Tensor, x: Tensor, dim: int | Sequence[int] | None 
 
 @operator_rule("expand")
 def expand(flow: Flow, out: Tensor, x: Tensor, size: Sequence[int], **kwargs: Any) -> None:
-    """Axes of size one grow; they carry no labels."""
-    relabel(flow, out, x, lambda axis: axis + out.dim() - x.dim())
+    """Axes of size one grow; they carry no labels.
+
+    One that grows inside a function that matches its operands follows the operand it is matched with.
+    """
+    new = out.dim() - x.dim()
+    relabel(flow, out, x, lambda axis: axis + new)
+    if flow.call.matches_operands:
+        for axis in range(out.dim()):
+            if out.shape[axis] > 1 and (axis < new or x.shape[axis - new] == 1):
+                flow.follow_others(out, axis)
 
 
 @operator_rule("view_as_complex")
