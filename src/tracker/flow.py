@@ -370,13 +370,13 @@ class _Operators(TorchDispatchMode):
         known = [origin for origin in origins if origin is not None]
         origin = frozenset().union(*known) if len(known) == len(origins) else None
         flow.operator = str(func)
-        if (outputs or rule is not None) and any(flow.blocks(tensor) for tensor in inputs):
-            if rule is not None:
-                rule(flow, out, *given, **kwargs)
-            else:
-                flow.operators_without_rule[flow.operator] += 1
-                for tensor in inputs:
-                    flow.freeze(tensor, f"enters `{flow.operator}`, which has no rule")
+        labelled = any(flow.blocks(tensor) for tensor in inputs)
+        if rule is not None and (labelled or flow.call.matches_operands):
+            rule(flow, out, *given, **kwargs)
+        elif labelled and outputs:
+            flow.operators_without_rule[flow.operator] += 1
+            for tensor in inputs:
+                flow.freeze(tensor, f"enters `{flow.operator}`, which has no rule")
         for tensor in outputs:
             flow.set_origin(tensor, origin)
         if origin is None and isinstance(func, torch._ops.OpOverload) and func._schema.is_mutable:
