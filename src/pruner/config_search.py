@@ -1,15 +1,18 @@
-"""The configuration that builds a pruned model's shapes, found by trying and proven by construction.
+"""The configurations that build a pruned model's shapes, found by trying and proven by construction.
 
 Which attribute of a configuration is a width, under which name, and by which formula it becomes the sizes of layers
 differs between hundreds of architectures. None of that is known here. The class is built from a changed configuration
-on the meta device (milliseconds), and a change is kept if it mends shapes and breaks none, until every parameter, every
-buffer and every integer that pruning changed is as in the pruned model, or no change helps.
+on the meta device (milliseconds), and a change is kept if it makes sizes what they have to be and moves no others,
+until every parameter, every buffer and every integer that pruning changed is as in the pruned model. Where several
+attributes could be meant (half the heads, or heads of half the size) there is more than one way, and the caller judges.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -26,68 +29,104 @@ class Edit(NamedTuple):
     value: int
 
 
-class Search(NamedTuple):
-    """What a search found: the configuration, or why there is none."""
-
-    config: dict[str, Any] | None
-    reason: str
-
-
-def search(
-    config: Mapping[str, Any],
-    target: Sizes,
-    build: Callable[[Mapping[str, Any]], Sizes | None],
-    implied: Mapping[str, int],
-) -> Search:
-    """A configuration for which `build` gives the sizes of `target`.
+@dataclass
+class Search:
+    """A search for configurations that give the sizes of `target`. Iterating gives them, the likeliest first.
 
     Args:
         config: the dense model's, as nested dicts and lists.
         target: every size of the pruned model.
-        build: the sizes of the model that a configuration builds, restricted to the places in `target`; None where it
-            builds none, or one with other names.
-        implied: attributes that a configuration may leave out, with the values they then have (`head_dim`). They are
-            written down if they matter, because what implied them changes.
+        build: the sizes of the model that a configuration builds, at the places of `target`; None where it builds none.
+        implied: attributes that a configuration may leave out, with the values they then have (`head_dim`). They, and
+            those that are None, are written down if they matter, because what implied them may change.
+
+    After an iteration that gave nothing, `reason` says why.
     """
-    dense = build(config)
-    if dense is None:
-        return Search(None, "its configuration does not build its dense architecture")
-    found, left = _descend(dict(config), dense, target, build)
-    if left:
-        explicit = _made_explicit(config, dense, build, implied)
-        if explicit is not None:
-            found, left = _descend(explicit, dense, target, build)
-    return Search(None, _why(left, target)) if left else Search(found, "")
+
+    config: Mapping[str, Any]
+    target: Sizes
+    build: Callable[[Mapping[str, Any]], Sizes | None]
+    implied: Mapping[str, int]
+    reason: str = field(default="", init=False)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        dense = self.build(self.config)
+        if dense is None:
+            self.reason = "its configuration does not build its dense architecture"
+            return
+        found = False
+        for start in self._starts(dense):
+            for solution in self._solutions(start, dense, set()):
+                found = True
+                yield solution
+            if found:
+                return
+
+    def _starts(self, dense: Sizes) -> Iterator[dict[str, Any]]:
+        """The configuration, and the same with those implied attributes written down that the class does read.
+
+        One that is read changes nothing at the value that it has, and something at another.
+        """
+        explicit = copy.deepcopy(dict(self.config))
+        yield explicit
+        sizes = sorted({dense[place] for place, size in self.target.items() if dense[place] != size})
+        wordy = False
+        for owner in [(), *_parts(self.config)]:
+            part = _at(self.config, owner)
+            unsaid = {name: sizes for name, value in part.items() if value is None}
+            unsaid |= {name: [value] for name, value in self.implied.items() if part.get(name) is None}
+            for name, value in ((name, value) for name, values in unsaid.items() for value in values):
+                same, other = (_with(explicit, (Edit((*owner, name), n),)) for n in (value, 2 * value))
+                if self.build(same) == dense and self.build(other) not in (dense, None):
+                    explicit, wordy = same, True
+        if wordy:
+            yield explicit
+
+    def _solutions(self, config: dict[str, Any], sizes: Sizes, seen: set[str]) -> Iterator[dict[str, Any]]:
+        """Changes that help, the one that mends most first, each followed to its end."""
+        wrong = {place: sizes[place] for place, size in self.target.items() if sizes[place] != size}
+        if repr(config) in seen:
+            return
+        seen.add(repr(config))
+        if not wrong:
+            yield config
+            return
+        helpful = list(self._helpful(config, sizes, wrong))
+        if not helpful:
+            self.reason = self.reason or _why(wrong, self.target)
+        for _, _, changed, built in sorted(helpful, key=lambda found: found[:2]):
+            yield from self._solutions(changed, built, seen)
+
+    def _helpful(
+        self, config: dict[str, Any], sizes: Sizes, wrong: Mapping[Place, int]
+    ) -> Iterator[tuple[int, int, dict[str, Any], Sizes]]:
+        """(sizes left wrong, a number, configuration, its sizes): single edits, else pairs of edits."""
+        partial: list[Edit] = []
+        hopeless: set[Path] = set()
+        any_found = False
+        for change in _changes(_edits(config, wrong, self.target), partial, hopeless):
+            if len(change) > 1 and any_found:
+                return
+            changed = _with(config, change)
+            built = self.build(changed)
+            moved = [place for place in self.target if built[place] != sizes[place]] if built is not None else []
+            if built is not None and moved and all(built[place] == self.target[place] for place in moved):
+                any_found = True
+                yield len(wrong) - len(moved), len(changed), changed, built
+            elif len(change) == 1 and all(place in wrong for place in moved) and (moved or built is None):
+                partial += change
+                if len({Fraction(self.target[place], sizes[place]) for place in moved}) > 2:
+                    hopeless.add(change[0].path)
 
 
-def _descend(
-    config: dict[str, Any], built: Sizes, target: Sizes, build: Callable[[Mapping[str, Any]], Sizes | None]
-) -> tuple[dict[str, Any], dict[Place, int]]:
-    """The best configuration that can be reached, and the sizes that it still gets wrong, as they are built."""
-    wrong = _wrong(built, target)
-    while wrong:
-        promising: list[Edit] = []
-        for change in _changes(_edits(config, wrong, target), promising):
-            tried = _with(config, change)
-            sizes = build(tried)
-            if sizes is not None and (left := _wrong(sizes, target)).keys() < wrong.keys():
-                config, wrong = tried, left
-                break
-            if len(change) == 1 and (sizes is None or any(sizes[place] != size for place, size in wrong.items())):
-                promising += change
-        else:
-            break
-    return config, wrong
+def _changes(edits: Iterable[Edit], partial: list[Edit], hopeless: set[Path]) -> Iterator[tuple[Edit, ...]]:
+    """Single edits, then pairs of those that, alone, led to no model or did only a part.
 
-
-def _changes(edits: Iterable[Edit], promising: list[Edit]) -> Iterator[tuple[Edit, ...]]:
-    """Single edits, then pairs of those that, alone, led to no model or moved a wrong size without mending it."""
-    yield from ((edit,) for edit in edits)
-    yield from (pair for pair in combinations(promising, 2) if pair[0].path != pair[1].path)
-
-
-def _wrong(built: Sizes, target: Sizes) -> dict[Place, int]:
-    return {place: built[place] for place, size in target.items() if built[place] != size}
+    An attribute whose layers need more than two different values is not asked again: one value cannot be all of them.
+    """
+    yield from ((edit,) for edit in edits if edit.path not in hopeless)
+    useful = [edit for edit in partial if edit.path not in hopeless]
+    yield from ((one, other) for one, other in combinations(useful, 2) if one.path != other.path)
 
 
 def _edits(config: Mapping[str, Any], wrong: Mapping[Place, int], target: Sizes) -> Iterator[Edit]:
@@ -118,37 +157,15 @@ def _numbers(value: Any, path: Path = ()) -> Iterator[tuple[Path, int]]:
 def _with(config: dict[str, Any], change: tuple[Edit, ...]) -> dict[str, Any]:
     changed = copy.deepcopy(config)
     for path, value in change:
-        owner: Any = changed
-        for step in path[:-1]:
-            owner = owner[step]
-        owner[path[-1]] = value
+        _at(changed, path[:-1])[path[-1]] = value
     return changed
 
 
-def _made_explicit(
-    config: Mapping[str, Any],
-    dense: Sizes,
-    build: Callable[[Mapping[str, Any]], Sizes | None],
-    implied: Mapping[str, int],
-) -> dict[str, Any] | None:
-    """The configuration with those implied attributes written down that the class does read; None if it reads none.
-
-    One that is read changes nothing at the value that it has, and something at another.
-    """
-    explicit = copy.deepcopy(dict(config))
-    found = False
-    for owner in [(), *_parts(config)]:
-        for name, value in implied.items():
-            place: Any = explicit
-            for step in owner:
-                place = place[step]
-            if place.get(name) is not None:
-                continue
-            if build(_with(explicit, (Edit((*owner, name), value),))) == dense and (
-                build(_with(explicit, (Edit((*owner, name), 2 * value),))) != dense
-            ):
-                place[name], found = value, True
-    return explicit if found else None
+def _at(config: Mapping[str, Any], path: Path) -> Any:
+    value: Any = config
+    for step in path:
+        value = value[step]
+    return value
 
 
 def _parts(config: Mapping[str, Any], path: Path = ()) -> Iterator[Path]:
@@ -165,5 +182,5 @@ def _why(left: Mapping[Place, int], target: Sizes) -> str:
     name, where = place
     what = f"dimension {where} of '{name}'" if isinstance(where, int) else f"'{where}' of '{name}'"
     return (
-        f"no value of any of its attributes makes {what} {target[place]} wide (it was {left[place]}) and keeps the rest"
+        f"no configuration makes {what} {target[place]} wide, as it is now ({left[place]} before), and keeps the rest"
     )

@@ -34,8 +34,7 @@ def _title(manifest: Manifest) -> str:
     if not manifest.history:
         return f"# {manifest.model}\n\nA {manifest.model}{of}, saved without having been pruned."
     return (
-        f"# {manifest.model}, pruned\n\nA {manifest.model}{of} from which neurons were removed with "
-        f"[NeuronScope](https://pypi.org/project/neuronscope/).{size}"
+        f"# {manifest.model}, pruned\n\nA {manifest.model}{of} from which neurons were removed with NeuronScope.{size}"
     )
 
 

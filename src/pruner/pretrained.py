@@ -12,13 +12,14 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pruner.config_search import Place, Search, Sizes, search
+from pruner.config_search import Place, Search, Sizes
 from pruner.equivalence import answers, batch_of, coarsest_eps, difference, rounding
 from pruner.manifest import IntegerEntry
 from pruner.origin import Origin, config_object, configuration, transformers_class
@@ -30,6 +31,7 @@ from tracker.files import write_text
 from tracker.sizes import read_path
 
 CONFIG = "config.json"
+_MOST_TRIED = 6
 TOKENIZER_FILES = (
     "tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json vocab.json vocab.txt merges.txt "
     "spiece.model sentencepiece.bpe.model tokenizer.model chat_template.jinja chat_template.json "
@@ -41,27 +43,6 @@ def is_pretrained(model: nn.Module) -> bool:
     """Whether this is a model of transformers or built on its classes."""
     transformers = sys.modules.get("transformers")
     return transformers is not None and isinstance(model, transformers.PreTrainedModel)
-
-
-def smaller_configuration(model: nn.Module, origin: Origin | None, integers: Sequence[IntegerEntry]) -> Search:
-    """The configuration from which the model's own class builds the model as it is now, or why there is none."""
-    kind = transformers_class(model)
-    if kind is None:
-        return Search(None, f"{type(model).__name__} is not a class of transformers itself")
-    if origin is None:
-        return Search(None, "its configuration does not build its dense architecture")
-    target = _sizes(model, integers)
-
-    def build(options: Mapping[str, Any]) -> Sizes | None:
-        try:
-            with torch.device("meta"):
-                sizes = _sizes(kind(config_object(kind, options)), integers)
-        except Exception:  # noqa: BLE001 (a configuration that is tried may be refused in any way)
-            return None
-        return sizes if sizes.keys() == target.keys() else None
-
-    with _quiet():
-        return search(origin.options, target, build, _implied(model))
 
 
 def write_pretrained(
@@ -77,14 +58,35 @@ def write_pretrained(
     Returns "" where transformers then loads the very model, which was tried, else why it is told not to.
     """
     _write_tokenizer(folder, model, tokenizer, base)
-    found = smaller_configuration(model, origin, integers)
-    why_not = found.reason
-    if found.config is not None:
-        _write_configuration(folder, model, found.config)
-        why_not = _why_not_the_same(folder, model)
-    if why_not:
-        _write_configuration(folder, model, None, why_not)
+    why_not = f"{type(model).__name__} is not a class of transformers itself"
+    if transformers_class(model) is not None:
+        why_not = "its configuration does not build its dense architecture"
+    if origin is not None:
+        configurations = _search(model, origin, integers)
+        for options in islice(configurations, _MOST_TRIED):
+            _write_configuration(folder, model, options)
+            why_not = _why_not_the_same(folder, model)
+            if not why_not:
+                return ""
+        why_not = configurations.reason or why_not
+    _write_configuration(folder, model, None, why_not)
     return why_not
+
+
+def _search(model: nn.Module, origin: Origin, integers: Sequence[IntegerEntry]) -> Search:
+    """The configurations from which the model's own class builds the model's sizes as they are now."""
+    kind = type(model)
+    target = _sizes(model, integers)
+
+    def build(options: Mapping[str, Any]) -> Sizes | None:
+        try:
+            with _quiet(), torch.device("meta"):
+                sizes = _sizes(kind(config_object(kind, options)), integers)
+        except Exception:  # noqa: BLE001 (a configuration that is tried may be refused in any way)
+            return None
+        return sizes if sizes.keys() == target.keys() else None
+
+    return Search(origin.options, target, build, _implied(model))
 
 
 def _write_configuration(folder: Path, model: Any, options: Mapping[str, Any] | None, why_not: str = "") -> None:
