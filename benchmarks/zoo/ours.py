@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from benchmarks.zoo.entries import Entry
 from benchmarks.zoo.forward import Seen, difference, outputs
+from benchmarks.zoo.grouped_products import accept_float64
 from benchmarks.zoo.limits import Clock, Peak, limited
 from benchmarks.zoo.shares import shares
 
@@ -74,6 +75,7 @@ def _without_place(reason: str) -> str:
 
 def _proof(entry: Entry, neurons: NeuronMap) -> dict[str, Any]:
     """Cut a random half of every exact group from a second copy of the model, and compare with masking it."""
+    accept_float64()
     try:
         return _proof_in(entry, neurons, torch.float64)
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass, replace
 from itertools import chain
 from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
 _INITIALISERS = [name for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")]
 
@@ -45,5 +45,13 @@ def randomise(model: nn.Module, seed: int = 0) -> None:
 
 
 def in_dtype(value: Any, dtype: torch.dtype) -> Any:
-    """Floating-point inputs in another type."""
-    return tree_map_only(Tensor, lambda x: x.to(dtype) if x.is_floating_point() else x, value)
+    """Floating-point inputs in another type, in tuples, lists, dicts and dataclasses."""
+    if isinstance(value, Tensor):
+        return value.to(dtype) if value.is_floating_point() else value
+    if isinstance(value, Mapping):
+        return {key: in_dtype(item, dtype) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(in_dtype(item, dtype) for item in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{field.name: in_dtype(getattr(value, field.name), dtype) for field in fields(value)})
+    return value
