@@ -68,6 +68,11 @@ class Call:
         """Whether the function expands its operands to each other's sizes."""
         return self.name in _MATCHING
 
+    def expands(self, axis: int) -> bool:
+        """Whether this look-up expands its index over an axis."""
+        index = self.argument("indices", 1) if self.name == "take_along_dim" else None
+        return isinstance(index, Tensor) and index.dim() > axis and index.shape[axis] == 1
+
     @property
     def names_pieces(self) -> bool:
         """Whether the code itself says how a tensor is split."""
