@@ -147,7 +147,7 @@ def _trace_with(model: nn.Module, call: Call, *, real: bool) -> tuple[Flow, list
                     sites.append(LabelledSite(names[name], dim, labels))
                     blocks.append(Block((dim,), flow.space.grid(labels)))
             flow.put(tensor, blocks)
-            flow.set_origin(tensor, frozenset({name}))
+            flow.own(tensor, name)
         inputs = stand_in_call(call)
         for tensor in tensors_in((inputs.args, inputs.kwargs)):
             flow.set_origin(tensor, None)

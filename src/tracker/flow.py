@@ -69,15 +69,20 @@ class NumberUse(NamedTuple):
 
 
 class Consumption(NamedTuple):
-    """A contraction of an activation with a weight: `activation` and `weight` are the labels that it ties."""
+    """A contraction of an activation with a weight: `activation` and `weight` are the labels that it ties.
+
+    `origin` are the parameters that the weight is computed from, `beneath` those of the activation, where that is
+    computed from nothing else.
+    """
 
     weight: Labels
     origin: frozenset[str]
     activation: Labels
     module: str
     axis: int
-    how: Literal["input", "operator"]
+    how: Literal["input", "operator", "computed"]
     operator: str
+    beneath: frozenset[str]
 
 
 class Writing(NamedTuple):
@@ -115,6 +120,7 @@ class Flow:
     constants: list[Use] = field(default_factory=list)
     consumptions: list[Consumption] = field(default_factory=list)
     written: list[Writing] = field(default_factory=list)
+    own_memory: set[int] = field(default_factory=set)  # of parameters and buffers
     overwritten: dict[int, Any] = field(default_factory=dict)  # memory of constants that activations were written into
 
     # What tensors carry
@@ -161,6 +167,11 @@ class Flow:
                 grid = self.space.grid(cells)
             kept.append(Block(tuple(axes), grid))
         setattr(tensor, _CARRIED, Carried(tuple(kept), self.carried(tensor).origin))
+
+    def own(self, tensor: Tensor, name: str) -> None:
+        """Say that the tensor is a parameter or a buffer."""
+        self.set_origin(tensor, frozenset({name}))
+        self.own_memory.add(_storage(tensor))
 
     def set_origin(self, tensor: Tensor, origin: frozenset[str] | None) -> None:
         """Say which parameters and buffers the tensor is computed from."""
@@ -242,10 +253,13 @@ class Flow:
         """A weight, whose contracted axis has the labels `site`, reads `read` along an axis of `x`."""
         frame = self.frames[-1]
         plain = calls.reads_its_input(frame.module)
-        how: Literal["input", "operator"] = "input" if plain is not None else "operator"
+        how: Literal["input", "operator", "computed"] = "input"
+        if plain is None:
+            how = "operator" if _storage(weight) in self.own_memory else "computed"
+        beneath = self.origin(x) or frozenset()
         axis = plain if plain is not None else axis % x.dim() - x.dim()
         origin = self.origin(weight) or frozenset()
-        self.consumptions.append(Consumption(site, origin, read, frame.name, axis, how, self.operator))
+        self.consumptions.append(Consumption(site, origin, read, frame.name, axis, how, self.operator, beneath))
 
     def follow(self, parts: Callable[[], Any]) -> Any:
         """Run the operators that another one consists of, with labels flowing; their numbers are not the code's."""
@@ -330,7 +344,11 @@ class Flow:
 
 def _is_composite(func: Any) -> bool:
     """Whether PyTorch itself says which operators this one consists of."""
-    return isinstance(func, torch._ops.OpOverload) and func.namespace == "aten" and func.has_kernel_for_dispatch_key(_COMPOSITE)
+    return (
+        isinstance(func, torch._ops.OpOverload)
+        and func.namespace == "aten"
+        and func.has_kernel_for_dispatch_key(_COMPOSITE)
+    )
 
 
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd

@@ -15,6 +15,7 @@ from tracker.neuron_map import Frozen, Kind, NeuronGroup, Positions, Read, Site
 from tracker.resolve import Components
 
 UNSEEN = "is read by what is no parameter's dimension"
+INSIDE = "a weight is computed from a sum over it"
 _SILENT = ("is a kernel",)
 
 
@@ -160,7 +161,8 @@ class _Facts:
             marked[mark].update(np.unique(group_of[parts.of[labels]]).tolist())
         notes = [""] * count
         unseen = [(c.activation, UNSEEN) for c in flow.consumptions if not owners_of.find(c)]
-        for labels, reason in reversed([*unseen, *flow.space.inexact]):
+        within = [(labels, INSIDE) for labels in _summed_in_weights(flow, parts.of, group_of)]
+        for labels, reason in reversed([*unseen, *within, *flow.space.inexact]):
             for index in np.unique(group_of[parts.of[labels]]).tolist():
                 if index >= 0:
                     notes[index] = reason
@@ -207,6 +209,29 @@ class _Facts:
         if stream:
             return "residual"
         return "mlp" if writers else "other"
+
+
+def _summed_in_weights(flow: Flow, of: Labels, group_of: NDArray[np.int64]) -> list[Labels]:
+    """Neurons that a weight is computed from a sum over, so that the weight is another one without some of them.
+
+    What exists inside of a weight alone, such as the rank of a product of two, is no such neuron.
+    """
+    weights: dict[str, set[frozenset[str]]] = {}
+    for origin in {use.origin for use in flow.consumptions} | {use.origin for use in flow.written}:
+        for name in origin if len(origin) > 1 else ():
+            weights.setdefault(name, set()).add(origin)
+    inside = [
+        c.activation
+        for c in flow.consumptions
+        if c.beneath and any(c.beneath | c.origin <= whole for whole in weights.get(min(c.beneath), ()))
+    ]
+    if not inside:
+        return []
+    active = np.zeros(len(of) + 1, dtype=bool)
+    for c in flow.consumptions:
+        active[group_of[of[c.activation]]] |= not c.beneath
+    active[-1] = False  # what is in no group
+    return [labels for labels in inside if active[group_of[of[labels]]].any()]
 
 
 class _Owners:

@@ -44,14 +44,15 @@ class Read:
 
     `positions` has shape (size, k): the indices of each neuron along `axis` of what is read. With `how="input"` that is
     the first positional input of `module`; with `how="operator"` it is the operand that `operator` contracts with
-    `parameter` (a raw parameter, for which no module's input is it).
+    `parameter` (a raw parameter, for which no module's input is it), and with `how="computed"` the one that it
+    contracts with a weight computed from `parameter`.
     """
 
     module: str
     parameter: str
     axis: int
     positions: Positions
-    how: Literal["input", "operator"] = "input"
+    how: Literal["input", "operator", "computed"] = "input"
     operator: str = ""
 
 

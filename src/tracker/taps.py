@@ -10,8 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
 
 from tracker.fake import unfused
 from tracker.neuron_map import NeuronGroup, Read
@@ -98,14 +101,19 @@ def _input_hook(taps: Taps, pairs: list[tuple[NeuronGroup, Read]], visitor: Visi
 
 
 class _OperatorTaps(TorchDispatchMode):
-    """Finds, among all operators that run, those that contract one of the tapped parameters."""
+    """Finds, among all operators that run, those that contract a tapped parameter, or a weight computed from it."""
 
     def __init__(self, model: nn.Module, taps: Taps, pairs: list[tuple[NeuronGroup, Read]], visitor: Visitor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._taps, self._visitor = taps, visitor
-        parameters: dict[str, Tensor] = dict(model.named_buffers(remove_duplicate=False))
-        parameters.update(model.named_parameters(remove_duplicate=False))
-        self._pairs = [(parameters[read.parameter], group, read) for group, read in pairs]
+        own: dict[str, Tensor] = dict(model.named_buffers(remove_duplicate=False))
+        own.update(model.named_parameters(remove_duplicate=False))
+        self._pairs = [(own[read.parameter], group, read) for group, read in pairs]
+        self._computing = any(read.how == "computed" for _, read in pairs)
+        self._own: dict[int, list[Tensor]] = {}
+        for tensor in {id(tensor): tensor for tensor in own.values()}.values():
+            self._own.setdefault(_memory(tensor), []).append(tensor)
+        self._sources: WeakIdKeyDictionary = WeakIdKeyDictionary()  # of weights: the parameters they are computed from
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -115,14 +123,58 @@ class _OperatorTaps(TorchDispatchMode):
             one, other = operands
             args = self._replaced(args, weight=one, read=other)
             args = self._replaced(args, weight=other, read=one)
-        return func(*args, **(kwargs or {}))
+        out = func(*args, **(kwargs or {}))
+        if self._computing:
+            fresh = func is torch.ops.aten.lift_fresh.default  # the value of a `torch.tensor(...)`
+            self._note_sources(() if fresh else (args, kwargs), out)
+        return out
 
     def _replaced(self, args: tuple[Any, ...], *, weight: int, read: int) -> tuple[Any, ...]:
-        pairs = [(group, where) for parameter, group, where in self._pairs if _is_part(args[weight], parameter)]
+        operand, x = args[weight], args[read]
+        pairs = [
+            (group, where)
+            for parameter, group, where in self._pairs
+            if self._is_read(where, parameter, operand) and _has_neurons(x, where)
+        ]
         if not pairs:
             return args
-        replaced = self._taps.visit(pairs, args[read], self._visitor)
-        return (*args[:read], replaced, *args[read + 1 :])
+        return (*args[:read], self._taps.visit(pairs, x, self._visitor), *args[read + 1 :])
+
+    def _is_read(self, read: Read, parameter: Tensor, operand: Tensor) -> bool:
+        """Whether the operand is the weight that the read is about."""
+        if read.how == "operator":
+            return _is_part(operand, parameter)
+        sources = self._sources.get(operand)
+        return sources is not None and any(source is parameter for source in sources)
+
+    def _note_sources(self, inputs: Any, out: Any) -> None:
+        """What is computed from parameters and constants alone is a weight, unless it still is a parameter's part."""
+        sources: dict[int, Tensor] = {}
+        for tensor in _tensors(inputs):
+            found = self._owners(tensor) or self._sources.get(tensor)
+            if found is None:
+                return
+            sources.update((id(source), source) for source in found)
+        for tensor in _tensors(out):
+            if not self._owners(tensor):
+                self._sources[tensor] = tuple(sources.values())
+
+    def _owners(self, tensor: Tensor) -> list[Tensor]:
+        return [owner for owner in self._own.get(_memory(tensor), ()) if _is_part(tensor, owner)]
+
+
+def _tensors(given: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor)]
+
+
+def _memory(tensor: Tensor) -> int:
+    """What views of the same memory have in common."""
+    return tensor.untyped_storage()._cdata if tensor.layout == torch.strided else id(tensor)
+
+
+def _has_neurons(x: Tensor, read: Read) -> bool:
+    """Whether the axis is there and long enough: one parameter may be contracted in several places."""
+    return x.dim() >= -read.axis and x.shape[read.axis] > int(read.positions.max())
 
 
 def _is_part(operand: Tensor, parameter: Tensor) -> bool:
