@@ -22,8 +22,9 @@ from tracker import discover
 
 ROUNDS = 25
 TARGET = 0.9
-OVERALL, EVERY_LAYER = "overall, by score", "of every layer, to multiples of 16"
-HOW = ((OVERALL, 0.3), (OVERALL, 0.5), (EVERY_LAYER, 0.25), (EVERY_LAYER, 0.5))
+OVERALL, ROUNDED = "overall, by score", "overall, by score, round_to 16"
+EVERY_LAYER = "of every layer, to multiples of 16"
+HOW = ((OVERALL, 0.3), (OVERALL, 0.5), (ROUNDED, 0.3), (ROUNDED, 0.5), (EVERY_LAYER, 0.25), (EVERY_LAYER, 0.5))
 
 
 def main() -> None:
@@ -37,14 +38,17 @@ def main() -> None:
     for how, share in HOW:
         pruned = copy.deepcopy(dense)
         discover(pruned, images)
-        engine = PruningEngine(config=create_aggressive_config().update(logging={"log_to_console": False}))
+        config = create_aggressive_config().update(logging={"log_to_console": False})
+        engine = PruningEngine(config=config.update(strategy={"round_to": 16 if how == ROUNDED else 1}))
         if how == EVERY_LAYER:
             engine.prune_structured(pruned, dict.fromkeys(layers, share))
         else:
             engine.prune_by_magnitude(pruned, sparsity_ratio=share)
         before, after = in_turn(lambda: forward(dense, images), lambda model=pruned: forward(model, images), ROUNDS)
         latency, flops = median_ratio(before, after), count(dense, images) / count(pruned, images)
+        widths = {group.name: group.size for group in discover(pruned, images)}
         data[f"{share} {how}"] = {
+            "widths": widths,
             "dense_ms": median(before) * 1e3,
             "pruned_ms": median(after) * 1e3,
             "latency_gain": latency,
@@ -54,6 +58,7 @@ def main() -> None:
         rows.append(
             [
                 f"{share:.0%} {how}",
+                " ".join(str(width) for width in widths.values()),
                 f"{median(before) * 1e3:.1f} ms",
                 f"{median(after) * 1e3:.1f} ms",
                 f"{latency:.2f}×",
@@ -61,7 +66,15 @@ def main() -> None:
                 f"{latency / flops:.2f}",
             ]
         )
-    columns = ["neurons removed", "dense", "pruned", "latency gain", "FLOP gain", f"ratio (target {TARGET})"]
+    columns = [
+        "neurons removed",
+        "widths left",
+        "dense",
+        "pruned",
+        "latency gain",
+        "FLOP gain",
+        f"ratio (target {TARGET})",
+    ]
     write("pruning", columns, rows, {"rounds": ROUNDS, "target": TARGET, "batch": 256, "cases": data})
 
 
