@@ -179,7 +179,7 @@ class Flow:
 
     def as_it_is(self, tensor: Tensor) -> Tensor:
         """Another view of the same memory, which stays when the tensor is turned into one of another shape."""
-        view = torch.ops.aten.alias(tensor)
+        view: Tensor = torch.ops.aten.alias(tensor)
         setattr(view, _CARRIED, self.carried(tensor))
         return view
 
