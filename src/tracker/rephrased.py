@@ -36,5 +36,5 @@ def _pad_packed_sequence(
 
 REPHRASED: Mapping[Callable[..., Any], Callable[..., Any]] = {
     functional.pad: _pad,
-    torch._VF._pad_packed_sequence: _pad_packed_sequence,  # type: ignore[attr-defined]
+    torch._VF._pad_packed_sequence: _pad_packed_sequence,
 }

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
+from torch.fx import GraphModule, symbolic_trace
+from torch.utils._pytree import tree_leaves
 
 from tracker.labels import Block, Labels
 from tracker.operators.contractions import axis_block
@@ -67,3 +70,28 @@ def _heads(flow: Flow, operands: tuple[Tensor, Tensor, Tensor], axis: int) -> La
         else:
             flow.space.tie(query.reshape(len(vector), -1), vector[:, None])
     return query
+
+
+@operator_rule("higher_order::flex_attention")
+def flex_attention(
+    flow: Flow, out: Any, query: Tensor, key: Tensor, value: Tensor, score: Any, mask: Any, *args: Any, **kwargs: Any
+) -> None:
+    """Attention whose scores and mask are functions of their position, of which the head is part."""
+    if _names_head(score, 2) or _names_head(mask[-1], 1):
+        for tensor in (query, key, value):
+            flow.fix(tensor, 1, "has a number that the attention's scores or mask are computed from")
+    attention(flow, out[0], query, key, value)
+    for leaf in tree_leaves((mask, args, kwargs)):
+        if isinstance(leaf, Tensor):
+            flow.freeze(leaf, "is read inside of the attention's scores or mask")
+
+
+def _names_head(function: Any, argument: int) -> bool:
+    """Whether a function uses its argument of this number; one that cannot be traced may."""
+    try:
+        with torch._C._EnableTorchFunction():
+            traced = function if isinstance(function, GraphModule) else symbolic_trace(function)
+    except Exception:  # noqa: BLE001 (whatever a function does with what it is given)
+        return True
+    given = [node for node in traced.graph.nodes if node.op == "placeholder"]
+    return bool(given[argument].users)

@@ -45,6 +45,14 @@ def embedding_bag(flow: Flow, out: Sequence[Tensor], weight: Tensor, index: Tens
     flow.put(out[0], axis_block(flow, flow.vector(weight, 1), 1))
 
 
+@operator_rule("_pack_padded_sequence")
+def pack(flow: Flow, out: Sequence[Tensor], x: Tensor, *args: Any) -> None:
+    """The steps of sequences of several lengths, one after the other: batch and time become one axis."""
+    for axis in (0, 1):
+        flow.fix(x, axis, "is packed")
+    flow.put(out[0], [Block(tuple(axis - 1 for axis in block.axes), block.grid) for block in flow.blocks(x)])
+
+
 @operator_rule("gather")
 def gather(flow: Flow, out: Tensor, x: Tensor, dim: int, index: Tensor, *args: Any, **kwargs: Any) -> None:
     """Positions of one axis, others for every entry of the other axes."""
@@ -63,7 +71,7 @@ def entry_by_entry(flow: Flow, tensors: Sequence[Tensor], dim: int, index: Tenso
     for axis in range(index.dim()):
         if axis == dim % index.dim():
             continue
-        expanded = index.stride(axis) == 0 and flow.axis_of(index, axis) is None
+        expanded = (index.stride(axis) == 0 or flow.call.expands(axis)) and flow.axis_of(index, axis) is None
         together = list(tensors) if expanded else everything
         if len({tensor.shape[axis] for tensor in everything}) == 1:
             for other in together[1:]:

@@ -42,7 +42,7 @@ def rule_for(overload: Any) -> Rule | None:
     """The rule of an operator; operators that torch tags as pointwise share one."""
     _load()
     if not isinstance(overload, torch._ops.OpOverload):  # an operator that takes functions
-        return _RULES.get(overload.name())
+        return _RULES.get(f"higher_order::{overload.name()}")
     if overload._overloadname.endswith("out"):
         return _into_out
     packet = overload.overloadpacket

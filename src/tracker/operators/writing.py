@@ -85,15 +85,13 @@ def _fill(flow: Flow, out: Tensor, x: Tensor, first: int, mask: Tensor) -> None:
 @operator_rule("masked_scatter")
 def masked_scatter(flow: Flow, out: Tensor, x: Tensor, mask: Tensor, source: Tensor) -> None:
     """Entries of `source`, one after the other, go where the mask says; whole rows where it is expanded over them."""
-    flow.freeze(mask, "is used as a mask")
-    for back in range(1, x.dim() + 1):
-        whole = back <= mask.dim() and mask.stride(-back) == 0 and back <= source.dim()
-        if not whole or mask.shape[-back] != x.shape[-back] or source.shape[-back] != x.shape[-back]:
-            break
-        flow.tie_axes(x, -back, source, -back, "is written into what has no neurons, or has none itself")
-    else:
-        back = x.dim() + 1
-    for tensor in (x, source):
+    back = 1
+    while back <= min(mask.dim(), source.dim()) and mask.stride(-back) == 0 and source.shape[-back] == x.shape[-back]:
+        labels = flow.tie_axes(x, -back, source, -back, "is written into what has no neurons, or has none itself")
+        if labels is not None and flow.axis_of(mask, -back) is not None:
+            flow.tie_axes(x, -back, mask, -back, "is masked without neurons")
+        back += 1
+    for tensor in (x, mask, source):
         for axis in range(tensor.dim() - back + 1):
             flow.fix(tensor, axis, "is written into by a mask")
     flow.put(out, flow.blocks(x))
