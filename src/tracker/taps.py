@@ -118,6 +118,7 @@ class _OperatorTaps(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        given = args
         operands = _OPERANDS.get(func.overloadpacket.__name__)
         if operands is not None:
             one, other = operands
@@ -126,7 +127,7 @@ class _OperatorTaps(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         if self._computing:
             fresh = func is torch.ops.aten.lift_fresh.default  # the value of a `torch.tensor(...)`
-            self._note_sources(() if fresh else (args, kwargs), out)
+            self._note_sources(() if fresh else (given, kwargs), out)
         return out
 
     def _replaced(self, args: tuple[Any, ...], *, weight: int, read: int) -> tuple[Any, ...]:
