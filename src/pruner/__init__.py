@@ -1,7 +1,7 @@
 """Which neurons go, and is the model still right?"""
 
 from pruner.apply import PruneResult, check, prune_, pruning_history
-from pruner.checkpoint import load_pruned, save_pruned
+from pruner.checkpoint import Saved, load_pruned, save_pruned
 from pruner.config import (
     PruningConfig,
     create_aggressive_config,
@@ -10,6 +10,7 @@ from pruner.config import (
 )
 from pruner.core import NeuronPruner
 from pruner.engine import PruningEngine
+from pruner.exporting import Exported, export
 from pruner.integration import IntegratedSystem
 from pruner.masking import masked
 from pruner.metrics import PruningMetrics, compute_metrics
@@ -20,6 +21,7 @@ from pruner.verification import VerificationReport, capture, verify
 from pruner.workflow import IntegratedTrackingPruningWorkflow, create_simple_workflow
 
 __all__ = [
+    "Exported",
     "GradualPruner",
     "IntegratedSystem",
     "IntegratedTrackingPruningWorkflow",
@@ -31,6 +33,7 @@ __all__ = [
     "PruningMetrics",
     "PruningPlan",
     "PruningValidator",
+    "Saved",
     "StructuredPruner",
     "VerificationReport",
     "capture",
@@ -40,6 +43,7 @@ __all__ = [
     "create_conservative_config",
     "create_default_config",
     "create_simple_workflow",
+    "export",
     "load_pruned",
     "masked",
     "prune_",

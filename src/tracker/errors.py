@@ -84,6 +84,12 @@ class CheckpointError(NeuronScopeError, ValueError):
     code = "checkpoint"
 
 
+class ExportError(NeuronScopeError, RuntimeError):
+    """A model that cannot be written for another runtime."""
+
+    code = "export"
+
+
 class MissingExtraError(NeuronScopeError, ImportError):
     """A feature whose optional dependency is not installed."""
 
