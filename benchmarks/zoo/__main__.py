@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import re
 import sys
@@ -55,10 +56,10 @@ def _options() -> argparse.Namespace:
 
 
 def _measure(entries: list[Entry], tools: list[str], options: argparse.Namespace) -> None:
-    from benchmarks.zoo import ours, rival
-
-    measures = {"ours": ours.measure, "rival": rival.measure}
+    modules = {tool: importlib.import_module(f"benchmarks.zoo.{tool}") for tool in tools}
     versions = {tool: store.version_of(tool) for tool in tools}
+    for module in modules.values():
+        module.warm_up()
     known = {} if options.again else store.latest()
     tasks = [
         (entry, tool)
@@ -68,7 +69,7 @@ def _measure(entries: list[Entry], tools: list[str], options: argparse.Namespace
     ]
 
     def measure(task: tuple[Entry, str], report: Any) -> None:
-        measures[task[1]](task[0], report)
+        modules[task[1]].measure(task[0], report)
 
     for number, ((entry, tool), facts) in enumerate(child.run_each(tasks, measure, options.jobs), 1):
         head = {"key": entry.key, "library": entry.library, "name": entry.name, "module": entry.module}

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch_pruning
 from benchmarks.zoo.entries import Entry, Example
 from benchmarks.zoo.forward import difference, outputs, tensors_in
 from benchmarks.zoo.limits import Clock, Peak, limited
@@ -14,6 +15,11 @@ from torch import Tensor, nn
 JUDGED_SECONDS = 5.0  # what takes longer is not pruned a second time
 
 Report = Callable[..., None]
+
+
+def warm_up() -> None:
+    """Load what is loaded with the first model."""
+    _pruner(Example(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4)), (torch.randn(1, 4),)), []).step()
 
 
 def measure(entry: Entry, report: Report) -> None:
@@ -42,8 +48,6 @@ def measure(entry: Entry, report: Report) -> None:
 
 
 def _pruner(example: Example, ignored: list[nn.Module]) -> Any:
-    import torch_pruning
-
     return torch_pruning.pruner.BasePruner(
         example.model,
         example_inputs=example.args,
