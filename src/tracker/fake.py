@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.utils._pytree import tree_map_only
 
+from tracker.attention import let_follow
 from tracker.compiled import as_written
 from tracker.example_inputs import Call
 
@@ -72,7 +73,9 @@ def run(model: nn.Module, stand_in: Mapping[str, Tensor], call: Call) -> Any:
 
 @contextmanager
 def left_as_found(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every module is as it was, whatever its forward kept."""
+    """Evaluation mode without gradients, layers as they run with fewer neurons; afterwards everything is as it was,
+    whatever the forward kept.
+    """
     saved = [(module, dict(vars(module))) for module in model.modules()]
     classes = [(module, type(module)) for module, _ in saved]
     training = [(module, module.training) for module in model.modules()]
@@ -86,6 +89,7 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
         with torch.no_grad(), torch.random.fork_rng(devices=_cuda_devices(model)), unfused(), as_written():
             for module in model.modules():
                 module.training = False
+                let_follow(module)
             yield
     finally:
         for module, attributes in saved:

@@ -121,6 +121,7 @@ class Flow:
     consumptions: list[Consumption] = field(default_factory=list)
     written: list[Writing] = field(default_factory=list)
     own_memory: set[int] = field(default_factory=set)  # of parameters and buffers
+    unused: dict[int, tuple[Tensor, list[tuple[Labels, str]]]] = field(default_factory=dict)  # results, by their id
     overwritten: dict[int, Any] = field(default_factory=dict)  # memory of constants that activations were written into
 
     # What tensors carry
@@ -217,6 +218,17 @@ class Flow:
             self.space.freeze(grid.cells, self.located(reason))
             for margin in grid.margins.values():
                 self.space.freeze(margin, self.located(reason))
+
+    def inexact_where_used(self, results: Any, labels: Labels, reason: str) -> None:
+        """The labels become inexact as soon as one of the results is used, as the weights of attention seldom are."""
+        for result in tree_leaves(results):
+            if isinstance(result, Tensor):
+                self.unused.setdefault(id(result), (result, []))[1].append((labels, reason))
+
+    def used(self, tensor: Tensor) -> None:
+        """A tensor enters an operator, or is returned by the model."""
+        for labels, reason in self.unused.pop(id(tensor), (tensor, []))[1]:
+            self.space.mark_inexact(labels, reason)
 
     def tie_axes(self, left: Tensor, left_axis: int, right: Tensor, right_axis: int, reason: str) -> Labels | None:
         """Two axes go together; one without labels freezes the other. Returns the labels of the first that has some."""
@@ -384,6 +396,8 @@ class _Operators(TorchDispatchMode):
         out = func(*args, **kwargs)
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         outputs = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        for tensor in inputs if flow.unused else ():
+            flow.used(tensor)
         origins = [flow.origin(tensor) for tensor in inputs]
         known = [origin for origin in origins if origin is not None]
         origin = frozenset().union(*known) if len(known) == len(origins) else None
@@ -466,4 +480,5 @@ def run(flow: Flow, model: nn.Module, call: Callable[[], Any]) -> Any:
 def freeze_outputs(flow: Flow, output: Any) -> None:
     """What the model returns must stay as it is."""
     for tensor in tensors_in(output, caches=False):
+        flow.used(tensor)
         flow.freeze(tensor, "is the model's output")

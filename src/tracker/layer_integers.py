@@ -42,6 +42,8 @@ def _shown(name: str, module: Any) -> Iterator[tuple[Expression, tuple[str, int]
         yield shows("num_parameters"), ("weight", 0)
     elif isinstance(module, nn.RNNBase):
         yield shows("input_size"), ("weight_ih_l0", 1)
+    elif isinstance(module, nn.MultiheadAttention):
+        yield shows("embed_dim"), ("out_proj.weight", 0)
     elif isinstance(module, nn.Embedding):
         yield shows("embedding_dim"), ("weight", 1)
     elif type(module).__name__ == "Conv1D" and hasattr(module, "nf"):

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, Union
 
 from torch import nn
 
+from tracker.attention import let_follow
 from tracker.rewriting import CODE_SIZES, resize, size_at
 
 
@@ -214,11 +215,13 @@ def read_path(module: nn.Module, path: tuple[str | int, ...]) -> Any:
 def write_path(module: nn.Module, path: tuple[str | int, ...], new: int) -> None:
     """Set the integer at `path`; tuples, lists and dicts on the way are rebuilt, never changed in place.
 
-    At a site in the module's code, the module gets a class of its own (`tracker.rewriting`).
+    At a site in the module's code, the module gets a class of its own (`tracker.rewriting`), as does one that cannot
+    follow its integers (`tracker.attention`).
     """
     if path[0] == CODE_SIZES:
         resize(module, str(path[1]), new)
         return
+    let_follow(module)
     name = str(path[0])
     vars(module)[name] = _replaced(vars(module)[name], path[1:], new)
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tracker import NeuronMap, Site, discover
+from tracker.sizes import read_path, write_path
 
 TOLERANCE = 1e-10
 
@@ -125,19 +126,10 @@ def sliced(model: nn.Module, neurons: NeuronMap, removal: Removal) -> nn.Module:
         owner[key].data = owner[key].data.index_select(dim, torch.tensor(kept))
     for integer in neurons.integers:
         falls = sum(len(removal.get(name, ())) * times for name, times in integer.follows.items())
-        if falls:
+        if any(removal.get(name) for name in integer.follows):
             module = made.get_submodule(integer.module)
-            first, *rest = integer.path
-            setattr(module, str(first), _lowered(getattr(module, str(first)), rest, falls))
+            write_path(module, integer.path, read_path(module, integer.path) - falls)
     return made
-
-
-def _lowered(value: Any, path: list[str | int], falls: int) -> Any:
-    if not path:
-        return value - falls
-    items: Any = dict(value) if isinstance(value, dict) else list(value)
-    items[path[0]] = _lowered(items[path[0]], path[1:], falls)
-    return items if isinstance(value, dict) else type(value)(items)
 
 
 def masked_outputs(model: nn.Module, neurons: NeuronMap, removal: Removal, args: Any, kwargs: Any) -> list[Tensor]:

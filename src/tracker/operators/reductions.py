@@ -45,7 +45,7 @@ def reduce_over(flow: Flow, out: Any, x: Tensor, gone: set[int]) -> None:
     for axis in gone:
         found = flow.axis_of(x, axis)
         if found is not None:
-            flow.space.mark_inexact(flow.space.margin(*found), "its neurons are reduced together")
+            flow.inexact_where_used(out, flow.space.margin(*found), "its neurons are reduced together")
     blocks: list[Block] = []
     for axes, grid in flow.blocks(x):
         inside = [axis for axis in axes if axis in gone]
