@@ -66,7 +66,7 @@ class HeadwiseAttention(nn.MultiheadAttention):
 
     def _heads(self, *inputs: Tensor) -> list[Tensor]:
         """Query, key and value of every head: (batch, heads, length, head_dim)."""
-        packed: Any = self.in_proj_weight  # None where the three are kept apart
+        packed = self._parameters["in_proj_weight"]  # None where the three are kept apart
         separate = self.q_proj_weight, self.k_proj_weight, self.v_proj_weight
         weights: Any = separate if packed is None else packed.chunk(3)
         biases: Any = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
