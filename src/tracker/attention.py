@@ -69,7 +69,8 @@ class HeadwiseAttention(nn.MultiheadAttention):
         packed = self._parameters["in_proj_weight"]  # None where the three are kept apart
         separate = self.q_proj_weight, self.k_proj_weight, self.v_proj_weight
         weights: Any = separate if packed is None else packed.chunk(3)
-        biases: Any = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
+        bias = self._parameters["in_proj_bias"]
+        biases: Any = (None,) * 3 if bias is None else bias.chunk(3)
         projected = [functional.linear(x, w, b) for x, w, b in zip(inputs, weights, biases, strict=True)]
         if self.bias_k is not None and self.bias_v is not None:
             for i, extra in ((1, self.bias_k), (2, self.bias_v)):
