@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._pytree import tree_leaves
 
+from tracker.code_sites import Place
 from tracker.sizes import Tracked
 from tracker.subscripts import Bounds, resolved, slices
 
@@ -54,7 +55,7 @@ class Call:
         if call.name in ("__getitem__", "__setitem__"):
             call.cuts.extend(found.bounds for found in slices(args[0].shape, args[1]) if found.cuts)
         elif call.name == "narrow" and isinstance(start := call.argument("start", 2), int):
-            call.cuts.append((start, start + call.argument("length", 3)))
+            call.cuts.append(Bounds(start, start + call.argument("length", 3)))
         return call
 
     def argument(self, name: str, position: int, default: Any = None) -> Any:
@@ -137,7 +138,7 @@ def _view(flow: Flow, call: Call, out: Any) -> None:
     sizes = _sizes(call, 1, "shape" if "shape" in call.kwargs else "size")
     if isinstance(out, Tensor) and len(sizes) == out.dim():
         for axis, size in enumerate(sizes):
-            flow.explain(out, axis, size, (axis, len(sizes)))
+            flow.explain(out, axis, size, Place("size", axis, len(sizes)))
 
 
 def _unflatten(flow: Flow, call: Call, out: Any) -> None:
@@ -145,7 +146,7 @@ def _unflatten(flow: Flow, call: Call, out: Any) -> None:
     sizes = call.argument("sizes", 2)
     given = sizes if isinstance(sizes, Sequence) else call.args[2:]
     for offset, size in enumerate(given):
-        flow.explain(out, axis + offset, size, (offset, len(given)))
+        flow.explain(out, axis + offset, size, Place("size", offset, len(given)))
 
 
 def _expand(flow: Flow, call: Call, out: Any) -> None:
@@ -155,7 +156,7 @@ def _expand(flow: Flow, call: Call, out: Any) -> None:
         if axis < new or before.shape[axis - new] != out.shape[axis]:
             flow.virtual(out, axis, size)
         else:
-            flow.explain(out, axis, size, (axis, len(sizes)))
+            flow.explain(out, axis, size, Place("size", axis, len(sizes)))
 
 
 def _create(first: int) -> Callable[[Flow, Call, Any], None]:
@@ -205,7 +206,7 @@ def _split(flow: Flow, call: Call, out: Any) -> None:
     axis = call.argument("dim", 2, 0)
     if isinstance(given, Sequence):
         for number, (piece, size) in enumerate(zip(out, given, strict=True)):
-            flow.explain(piece, axis, size, (number, len(given)))
+            flow.explain(piece, axis, size, Place("size", number, len(given)))
     elif isinstance(given, Tracked):
         tie_pieces(flow, out, axis)
         flow.explain(out[0], axis, given)
@@ -221,7 +222,7 @@ def _subscript(flow: Flow, call: Call, out: Any) -> None:
         _must_stay(item.step if isinstance(item, slice) else item)
     for found in slices(tensor.shape, index):
         if flow.axis_of(tensor, found.axis) is None:
-            _must_stay(*found.bounds)
+            _must_stay(found.bounds.start, found.bounds.stop)
 
 
 def _narrow(flow: Flow, call: Call, out: Any) -> None:

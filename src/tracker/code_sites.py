@@ -179,7 +179,7 @@ def _running_node(standing: Standing) -> ast.expr | None:
     for node in ast.walk(definition):
         # The position of a method call over several lines starts at the method's name, so calls go by their end alone.
         if (
-            isinstance(node, ast.Call | ast.BinOp)
+            isinstance(node, ast.Call | ast.BinOp | ast.Subscript)
             and (node.end_lineno, node.end_col_offset) == (last, stop)
             and (isinstance(node, ast.Call) or (node.lineno, node.col_offset) == (line, column))
         ):
@@ -190,6 +190,10 @@ def _running_node(standing: Standing) -> ast.expr | None:
 def _part(node: ast.expr, place: Place) -> ast.expr | None:
     if isinstance(node, ast.BinOp):
         return {"left": node.left, "right": node.right}.get(place.kind)
+    if isinstance(node, ast.Subscript):
+        items = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+        item = items[place.index] if place.index < len(items) else None
+        return {"lower": item.lower, "upper": item.upper}.get(place.kind) if isinstance(item, ast.Slice) else None
     if not isinstance(node, ast.Call):
         return None
     if place.kind != "size":  # the one number given to a function, such as math.sqrt

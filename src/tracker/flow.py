@@ -311,28 +311,32 @@ class Flow:
         self.sizes.append(found)
         return self.tracked(tensor.shape[axis], Size(len(self.sizes) - 1))
 
-    def explain(self, tensor: Tensor, axis: int, size: Any, entry: tuple[int, int] | None = None) -> None:
-        """The code gave `size` for this axis: a constant fixes it, an expression must hold after a removal too.
+    def explain(self, tensor: Tensor, axis: int, size: Any, place: Place | None = None) -> None:
+        """The code gave `size` for this axis, at a `place` in the running call.
 
-        `entry` says which of how many sizes given to the call it is.
+        An expression must hold after a removal too. A constant fixes the axis where it cannot be made to follow.
         """
         found = self.axis_of(tensor, axis)
         if isinstance(size, Tracked):
             if found is None:  # the axis keeps its size, so the expression must keep its value
-                self.notice_number(size.expression, Place("size", *entry) if entry else Place("left"))
+                self.notice_number(size.expression, place or Place("left"))
             else:
-                self.explain_axis(size.expression, *found, entry)
-        elif found is not None and (isinstance(size, Tensor) or size != -1):
+                self.explain_axis(size.expression, *found, place)
+        elif found is None or (not isinstance(size, Tensor) and size == -1):
+            return
+        elif place is not None and not found[0].joint and not isinstance(size, Tensor):
+            self.explain_axis(int(size), *found, place)
+        else:
             self.fix(tensor, axis, f"`{self.call.name}` gives it the constant size {int(size)}")
 
-    def explain_axis(self, expression: Expression, grid: Grid, axis: int, entry: tuple[int, int] | None = None) -> None:
+    def explain_axis(self, expression: Expression, grid: Grid, axis: int, place: Place | None = None) -> None:
         """An expression must come out as the size of an axis of a grid."""
-        written = _written(Place("size", *entry)) if entry is not None else None
+        written = _written(place) if place is not None else None
         self.equations.append(Equation(expression, grid, axis, self.located(self.call.name), written))
 
-    def explain_count(self, expression: Expression, labels: Labels) -> None:
+    def explain_count(self, expression: Expression, labels: Labels, place: Place | None = None) -> None:
         """An expression must come out as the number of `labels` that stay."""
-        self.explain_axis(expression, Grid(labels), 0)
+        self.explain_axis(expression, Grid(labels), 0, place)
 
     def virtual(self, tensor: Tensor, axis: int, size: Any) -> None:
         """An axis made to order (`zeros(B, C)`, `expand`) follows the size it was made with."""

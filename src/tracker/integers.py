@@ -256,6 +256,8 @@ def _differing(a: Mapping[int, int], b: Mapping[int, int]) -> list[int]:
 def _computed(equation: Equation) -> str:
     if isinstance(equation.expression, Attribute):
         return f"`{equation.expression}` also gives the size of something else (in {equation.where})"
+    if isinstance(equation.expression, int):
+        return f"{equation.where} gives it the constant size {equation.expression}"
     computed = f"{equation.where} from {_described(equation.expression)}"
     return f"its size is computed in {computed}, which does not follow it"
 

@@ -8,7 +8,13 @@ from typing import Any, NamedTuple, SupportsIndex
 import torch
 from torch import Tensor
 
-Bounds = tuple[Any, Any]
+
+class Bounds(NamedTuple):
+    """Where a slice starts and stops, as the code named it; `item` is its place in the subscript, if it is in one."""
+
+    start: Any
+    stop: Any
+    item: int | None = None
 
 
 class Slice(NamedTuple):
@@ -24,19 +30,20 @@ def slices(shape: Sequence[int], index: Any) -> Iterator[Slice]:
     items = index if isinstance(index, tuple) else (index,)
     taken = [_axes_taken(item) for item in items]
     axis = 0
-    for item, count in zip(items, taken, strict=True):
+    for number, (item, count) in enumerate(zip(items, taken, strict=True)):
         if item is Ellipsis:
             axis += len(shape) - sum(taken)
         elif isinstance(item, slice):
             size = shape[axis]
             cuts = slice(*map(_plain, (item.start, item.stop, item.step))).indices(size) != (0, size, 1)
-            yield Slice(axis, (0 if item.start is None else item.start, size if item.stop is None else item.stop), cuts)
+            start, stop = 0 if item.start is None else item.start, size if item.stop is None else item.stop
+            yield Slice(axis, Bounds(start, stop, number), cuts)
         axis += count
 
 
 def resolved(bounds: Bounds, size: int) -> tuple[int, int]:
     """Bounds as positions on an axis of `size`: counted from the front, and not beyond its ends."""
-    first, last = (_plain(bound) or 0 for bound in bounds)
+    first, last = (_plain(bound) or 0 for bound in (bounds.start, bounds.stop))
     start, stop, _ = slice(first, last).indices(size)
     return start, stop
 

@@ -9,11 +9,13 @@ import numpy as np
 from torch import Tensor
 
 from tracker.calls import tie_pieces
+from tracker.code_sites import Place
 from tracker.labels import Block
 from tracker.operators.pointwise import merge
 from tracker.operators.registry import operator_rule
 from tracker.operators.views import relabel
 from tracker.sizes import Tracked
+from tracker.subscripts import Bounds
 
 if TYPE_CHECKING:
     from tracker.flow import Flow
@@ -47,15 +49,13 @@ def slice_(
     first, last, _ = slice(start, end, step).indices(size)
     found = flow.axis_of(x, axis)
     if (first, last, step) != (0, size, 1):
-        named = flow.call.bounds(first, last, size) or (first, last)
+        named = flow.call.bounds(first, last, size) or Bounds(first, last)
         if found is not None:
             _cut(flow, x, axis, found, named, (first, last, step))
     take(flow, out, x, axis, slice(first, last, step))
 
 
-def _cut(
-    flow: Flow, x: Tensor, axis: int, found: tuple[Any, int], named: tuple[Any, Any], cut: tuple[int, int, int]
-) -> None:
+def _cut(flow: Flow, x: Tensor, axis: int, found: tuple[Any, int], named: Bounds, cut: tuple[int, int, int]) -> None:
     """A slice that leaves out part of a labelled axis."""
     first, last, step = cut
     size, labels = x.shape[axis], flow.space.margin(*found)
@@ -63,14 +63,15 @@ def _cut(
         few = labels.reshape(-1, step)
         flow.space.tie(few[:, :1], few)
         return
-    for bound, at in zip(named, (first, last), strict=True):
+    item = named.item
+    for kind, bound, at in (("lower", named.start, first), ("upper", named.stop, last)):
         if 0 < at < size:
-            _bound(flow, found, labels, bound, at)
+            _bound(flow, found, labels, bound, at, None if item is None else Place(kind, item))
     if step != 1:
         flow.fix(x, axis, "is sliced with a step")
 
 
-def _bound(flow: Flow, found: tuple[Any, int], labels: Any, bound: Any, at: int) -> None:
+def _bound(flow: Flow, found: tuple[Any, int], labels: Any, bound: Any, at: int, place: Place | None) -> None:
     """What a bound inside of a labelled axis means for the labels between it and the end that it is counted from."""
     from_the_end = int(bound) < 0
     beyond = labels[at:] if from_the_end else labels[:at]
@@ -80,7 +81,7 @@ def _bound(flow: Flow, found: tuple[Any, int], labels: Any, bound: Any, at: int)
     if flow.own_size(bound.expression, *found) and len(labels) % at == 0:
         parts = labels.reshape(-1, at)
         flow.space.tie(parts[:1], parts)
-    flow.explain_count((-bound if from_the_end else bound).expression, beyond)
+    flow.explain_count((-bound if from_the_end else bound).expression, beyond, None if from_the_end else place)
 
 
 @operator_rule("select")
