@@ -171,6 +171,16 @@ def _create(first: int) -> Callable[[Flow, Call, Any], None]:
     return reading
 
 
+def _create_full(first: int) -> Callable[[Flow, Call, Any], None]:
+    plain = _create(first)
+
+    def reading(flow: Flow, call: Call, out: Any) -> None:
+        plain(flow, call, out)
+        _must_stay(call.argument("fill_value", first + 1))
+
+    return reading
+
+
 def _create_random(first: int) -> Callable[[Flow, Call, Any], None]:
     plain = _create(first)
 
@@ -278,10 +288,10 @@ _READINGS: Mapping[str, Callable[[Flow, Call, Any], None]] = {
     "lstm": _lstm,
     "repeat": _repeat,
     "tile": _repeat,
-    "full": _create(0),
+    "full": _create_full(0),
     "rand": _create_random(0),
     "randn": _create_random(0),
-    "new_full": _create(1),
+    "new_full": _create_full(1),
     "zeros": _create(0),
     "ones": _create(0),
     "empty": _create(0),

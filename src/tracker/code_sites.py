@@ -104,6 +104,8 @@ def spot() -> Spot | None:
     while frame is not None and len(stack) < _DEEPEST and not frame.f_code.co_filename.startswith((_OURS, _TORCH)):
         running, instruction = frame.f_code, frame.f_lasti
         while frame.f_code.co_name in _NESTED and frame.f_back is not None:
+            if frame.f_code not in frame.f_back.f_code.co_consts:
+                return None  # it comes from elsewhere
             frame = frame.f_back
         stack.append(Standing(frame.f_code, running, instruction))
         owner = _owner(frame)

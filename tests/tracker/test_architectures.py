@@ -10,8 +10,6 @@ from tests.tracker.equivalence import check_exact, check_runs
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tracker import discover
-
 TOKENS = torch.randint(3, 100, (2, 9), generator=torch.Generator().manual_seed(0))
 GQA = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 8,
@@ -149,7 +147,7 @@ def test_heads_are_neurons_however_they_are_written(way: str) -> None:
     assert [(group.name, group.size, group.kind) for group in found] == [("qkv", 4, "attention")]
 
 
-def test_a_width_that_the_code_computes_itself_refuses_the_heads() -> None:
+def test_widths_that_are_constants_in_the_code_follow_the_heads() -> None:
     class Fixed(Attention):
         def forward(self, x: Tensor) -> Tensor:
             batch, tokens, _ = x.shape
@@ -158,10 +156,8 @@ def test_a_width_that_the_code_computes_itself_refuses_the_heads() -> None:
             result: Tensor = self.out(mixed.reshape(batch, tokens, 24))  # whatever the heads are
             return result
 
-    found = discover(Fixed("fused"), torch.randn(2, 5, 10))
-    assert not len(found)
-    reasons = {entry.name: entry.reason for entry in found.frozen}
-    assert "constant size 24" in reasons["qkv"]
+    found = check_exact(Fixed("fused"), torch.randn(2, 5, 10))
+    assert [(group.kind, group.size) for group in found] == [("attention", 4)]
 
 
 def test_inexact_widths_run_at_every_size() -> None:

@@ -64,9 +64,10 @@ def _cut(flow: Flow, x: Tensor, axis: int, found: tuple[Any, int], named: Bounds
         flow.space.tie(few[:, :1], few)
         return
     item = named.item
-    for kind, bound, at in (("lower", named.start, first), ("upper", named.stop, last)):
-        if 0 < at < size:
-            _bound(flow, found, labels, bound, at, None if item is None else Place(kind, item))
+    if 0 < first < size:
+        _bound(flow, found, labels, named.start, first, None if item is None else Place("lower", item))
+    if 0 < last < size:
+        _bound(flow, found, labels, named.stop, last, None if item is None else Place("upper", item))
     if step != 1:
         flow.fix(x, axis, "is sliced with a step")
 
