@@ -57,7 +57,7 @@ class Place:
     `kind` "size": entry `index` of the `count` sizes given to a call; "left", "right": an operand.
     """
 
-    kind: Literal["size", "left", "right"]
+    kind: Literal["size", "left", "right", "lower", "upper"]
     index: int = 0
     count: int = 1
 
