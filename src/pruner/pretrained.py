@@ -27,6 +27,7 @@ from pruner.skeleton import named_tensors, stored_names
 from tracker.discover import example_call
 from tracker.errors import CheckpointError, NeuronScopeError
 from tracker.example_inputs import candidate_calls
+from tracker.extras import require
 from tracker.files import write_text
 from tracker.sizes import read_path
 
@@ -131,8 +132,7 @@ def _write_tokenizer(folder: Path, model: Any, tokenizer: Any, base: str | None)
 
 def _why_not_the_same(folder: Path, model: Any) -> str:
     """Load `folder` as anybody would, and compare; "" where it is the same model, else what is different."""
-    import transformers
-
+    transformers = require("transformers", "transformers")
     dtype = {"dtype" if int(transformers.__version__.partition(".")[0]) >= 5 else "torch_dtype": "auto"}
     try:
         with _quiet(), torch.random.fork_rng(devices=[]):
@@ -224,12 +224,9 @@ def _at_hand(source: str, name: str) -> Path | None:
     folder = Path(source)
     if folder.is_dir():
         return folder / name if (folder / name).is_file() else None
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
     try:
-        cached = try_to_load_from_cache(source, name)
-    except HFValidationError:
+        cached = require("huggingface_hub", "transformers").try_to_load_from_cache(source, name)
+    except ValueError:  # no name of a repository
         return None
     return Path(cached) if isinstance(cached, str) else None
 

@@ -28,7 +28,7 @@ def test_every_error_survives_a_trip_between_processes(kind: type[NeuronScopeErr
 
 def test_codes_tell_the_kinds_apart() -> None:
     codes = [kind.code for kind in KINDS]
-    assert len(set(codes)) == len(codes) == 12
+    assert len(set(codes)) == len(codes) == 13
     assert {"plan", "unknown-layer", "missing-extra"} <= set(codes)
 
 
