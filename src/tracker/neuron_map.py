@@ -61,7 +61,8 @@ class NeuronGroup:
     """All neurons that touch the same parameter dimensions; what the guides call a layer.
 
     `members` gives, for every site, the positions of each neuron there, shape (size, k). `exact` means that removing a
-    neuron is the same function as zeroing what its consumers read; `note` says why not.
+    neuron is the same function as zeroing what its consumers read; `note` says why not. An operator may take only widths
+    that are multiples of something: of these neurons a `multiple` stays.
     """
 
     name: str
@@ -73,6 +74,7 @@ class NeuronGroup:
     members: Mapping[Site, Positions]
     reads: tuple[Read, ...] = ()
     note: str = ""
+    multiple: int = 1
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -250,6 +252,7 @@ def _group_to_json(group: NeuronGroup) -> dict[str, Any]:
         "kind": group.kind,
         "exact": group.exact,
         "note": group.note,
+        "multiple": group.multiple,
         "producers": [list(site) for site in group.producers],
         "consumers": [list(site) for site in group.consumers],
         "members": [[*site, _runs(positions)] for site, positions in group.members.items()],
@@ -277,6 +280,7 @@ def _group_from_json(data: Mapping[str, Any]) -> NeuronGroup:
         kind=cast("Kind", data["kind"]),
         exact=bool(data["exact"]),
         note=data["note"],
+        multiple=int(data.get("multiple", 1)),
         producers=tuple(Site(*site) for site in data["producers"]),
         consumers=tuple(Site(*site) for site in data["consumers"]),
         members={Site(parameter, dim): _from_runs(runs, size) for parameter, dim, runs in data["members"]},
