@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import lcm
 
 import numpy as np
 from numpy.typing import NDArray
@@ -150,6 +151,7 @@ class _Facts:
     written: set[int]
     convolved: set[int]
     notes: list[str]
+    multiples: list[int]
     marked: Mapping[str, set[int]]
 
     @classmethod
@@ -166,12 +168,18 @@ class _Facts:
             for index in np.unique(group_of[parts.of[labels]]).tolist():
                 if index >= 0:
                     notes[index] = reason
+        multiples = [1] * count
+        for labels, multiple in flow.space.multiples:
+            for index in np.unique(group_of[parts.of[labels]]).tolist():
+                if index >= 0:
+                    multiples[index] = lcm(multiples[index], multiple)
         return cls(
             owners_of.sites,
             owners_of.all_of(flow.consumptions),
             owners_of.all_of(flow.written),
             owners_of.all_of([w for w in flow.written if "convolution" in w.operator]),
             notes,
+            multiples,
             marked,
         )
 
@@ -196,6 +204,7 @@ class _Facts:
             members=members,
             reads=reads,
             note=note,
+            multiple=self.multiples[index],
         )
 
     def _kind(self, index: int, writers: list[int], note: str) -> Kind:
