@@ -40,14 +40,15 @@ def step_of(group: NeuronGroup, round_to: int) -> int:
 
     A width is what a matrix product or a convolution runs over: neurons times positions a neuron. So heads of 64 may go
     one by one where `round_to` is 16, and heads of 24 in pairs. What attention holds once a head, such as a table of
-    position biases, is no such width. Whole experts are not multiplied with each other, and go one by one.
+    position biases, is no such width. Whole experts are not multiplied with each other, and go one by one. What an
+    operator demands of the group (`multiple`) holds in any case.
     """
     if group.kind == "expert" and not group.exact:
         return 1
     widths = {read.positions.shape[1] for read in group.reads} | {group.members[s].shape[1] for s in group.producers}
     if group.kind == "attention":
         widths -= {1}
-    return math.lcm(*(round_to // math.gcd(round_to, width) for width in widths or {1}))
+    return math.lcm(group.multiple, *(round_to // math.gcd(round_to, width) for width in widths or {1}))
 
 
 @dataclass(frozen=True)
