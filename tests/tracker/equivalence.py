@@ -107,7 +107,11 @@ def draw(neurons: NeuronMap, seed: int, *, keep_one: bool = False, exact_only: b
     """Random neurons of every group, and a random number of them; with `keep_one` all but one."""
     random = np.random.default_rng(seed)
     chosen = [group for group in neurons if group.exact or not exact_only]
-    counts = {group.name: group.size - 1 if keep_one else int(random.integers(0, group.size)) for group in chosen}
+    steps = {group.name: group.size // group.multiple for group in chosen}
+    counts = {
+        group.name: (steps[group.name] - 1 if keep_one else int(random.integers(0, steps[group.name]))) * group.multiple
+        for group in chosen
+    }
     return {group.name: random.permutation(group.size)[: counts[group.name]].tolist() for group in chosen}
 
 
