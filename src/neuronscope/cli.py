@@ -235,6 +235,35 @@ def verify(
         raise typer.Exit(1)
 
 
+@app.command("export")
+def export_(
+    model: Model,
+    file: Annotated[
+        Path,
+        typer.Argument(help="The file to write: .onnx or .pt2.", metavar="OUT", dir_okay=False, show_default=False),
+    ],
+    data: Annotated[str | None, typer.Option(help=f"Where its inputs come from: {_DATA}", show_default=False)] = None,
+    format: Annotated[
+        str | None, typer.Option(help="onnx or pt2; by default what the file's name says.", show_default=False)
+    ] = None,
+    original: Original = None,
+) -> None:
+    """Write a model for another runtime, run it there, and compare."""
+    from neuronscope.data_names import load_data
+    from pruner.exporting import export
+    from tracker.example_inputs import first_batch_call
+
+    loaded = _load(model, original)
+    call = first_batch_call(loaded, load_data(data)) if data else None
+    written = export(loaded, out, *((call.args, call.kwargs) if call else ()), format=format)
+    rows = "any number of rows" if written.dynamic_batch else f"as many rows as the example ({written.why_static})"
+    typer.echo(
+        f"Compared with the model: {written.output} differs by {written.error:.1e} of its largest value, "
+        f"{written.tolerance:.1e} is allowed. It takes {rows}."
+    )
+    _written("The model", written.path)
+
+
 @app.command()
 def report(
     name: Annotated[str, typer.Argument(help="latest, the name of a run, or the path of a report.")] = "latest",

@@ -61,7 +61,7 @@ def export(
     example_inputs: Any = None,
     example_kwargs: Mapping[str, Any] | None = None,
     *,
-    format: Format | None = None,
+    format: str | None = None,
     dynamic_batch: bool = True,
 ) -> Exported:
     """Write `model` to `path` for another runtime, run the file there, and compare it with the model.

@@ -55,10 +55,10 @@ def call(name: str) -> nn.Module:
     return model
 
 
-def test_help_lists_the_six_commands() -> None:
+def test_help_lists_the_commands() -> None:
     result = run("--help")
     assert result.exit_code == 0
-    for command in ("demo", "map", "track", "prune", "verify", "report"):
+    for command in ("demo", "map", "track", "prune", "verify", "export", "report"):
         assert f" {command} " in result.output
 
 
@@ -231,3 +231,18 @@ def test_report_without_runs_says_how_to_make_one(project: Path) -> None:
     result = run("report")
     assert result.exit_code == 2
     assert "neuronscope demo" in result.stderr
+
+
+def test_export_writes_a_file_that_was_compared(project: Path) -> None:
+    result = run("export", MODEL, "out/model.pt2", "--data", DATA)
+    assert result.exit_code == 0, result.output
+    assert "output differs by" in result.stdout
+    assert "any number of rows" in result.stdout
+    assert (project / "out" / "model.pt2").is_file()
+
+
+def test_export_to_nowhere_known_says_what_there_is(project: Path) -> None:
+    result = run("export", MODEL, "model.tflite")
+    assert result.exit_code == 2
+    assert "Name the file .onnx or .pt2" in result.stderr
+    assert not (project / "model.tflite").exists()
