@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.utils._pytree import tree_map_only
 
 from tracker.attention import let_follow
 from tracker.compiled import as_written
 from tracker.example_inputs import Call
+from tracker.layouts import Shapes
 
 
 def tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -51,12 +51,12 @@ def stand_ins(
             lambda call: Call(*tree_map_only(Tensor, _copied, (call.args, call.kwargs))),
         )
         return
-    with FakeTensorMode(allow_non_fake_inputs=True), _quiet():
+    with Shapes() as mode, _quiet():
 
         def fake(tensor: Tensor, shape: tuple[int, ...] | None = None) -> Tensor:
-            device = "cpu" if tensor.device.type == "meta" else tensor.device
+            device = torch.device("cpu") if tensor.device.type == "meta" else tensor.device
             if shape is None and tensor.layout == torch.strided:
-                return torch.empty_strided(tuple(tensor.shape), tensor.stride(), dtype=tensor.dtype, device=device)
+                return mode.empty(tensor.shape, tensor.stride(), tensor.dtype, device)
             return torch.empty(shape or tuple(tensor.shape), dtype=tensor.dtype, device=device)
 
         _lend_attributes(model, lambda tensor: fake(tensor) if tensor.is_meta else _copied(tensor))
