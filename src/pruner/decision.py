@@ -113,6 +113,12 @@ def decide(
     warnings += _not_exact(neurons, remove) + _too_coarse(given, remove)
     if request.recommendations:
         warnings += _left_alone(neurons, limits, priorities, remove)
+        warnings += [
+            f"Layer '{group.name}' is chosen and loses only what is recommended: the recommendations do not say how "
+            f"active its neurons are. Track with include_inexact=True to prune it by activity."
+            for group in given.neurons
+            if not group.exact and group.name not in activity.mean_magnitude and group.name not in shares
+        ]
     unknown = [group.name for group in neurons if group.name not in activity.mean_magnitude]
     notes = [f"Activity is not known for {', '.join(unknown)}: scored by magnitude alone."] if unknown else []
     return Decision(

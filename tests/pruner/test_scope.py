@@ -170,6 +170,17 @@ def test_recommended_neurons_of_other_layers_stay_and_a_warning_counts_them() ->
     ]
 
 
+def test_a_chosen_layer_of_which_the_recommendations_know_nothing_is_named() -> None:
+    model, x = case("transformer")
+    discover(model, x)
+    advice = {"prune": [{"layer": STREAM, "neuron": 2, "reason": "constant"}]}
+    results = engine(include=[STREAM]).prune_by_recommendations(model, advice)
+    assert {name: layer["removed"] for name, layer in results["layers"].items()} == {STREAM: [2]}
+    said = "Layer 'embed' is chosen and loses only what is recommended: the recommendations do not say how active"
+    assert any(warning.startswith(said) for warning in results["warnings"])
+    assert results["verification"]["measured"]["layers"].keys() == {STREAM}
+
+
 def test_recommendations_without_a_model_keep_to_the_layers_chosen() -> None:
     from pruner.recommended import planned_without_model
     from tracker.recommendations import load_recommendations
