@@ -61,8 +61,8 @@ class NeuronGroup:
     """All neurons that touch the same parameter dimensions; what the guides call a layer.
 
     `members` gives, for every site, the positions of each neuron there, shape (size, k). `exact` means that removing a
-    neuron is the same function as zeroing what its consumers read; `note` says why not. An operator may take only widths
-    that are multiples of something: of these neurons a `multiple` stays.
+    neuron is the same function as zeroing what its consumers read; `note` says why not. Some operators take only widths
+    that are multiples of something: then a multiple of `multiple` neurons stays.
     """
 
     name: str
