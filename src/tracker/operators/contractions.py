@@ -14,6 +14,8 @@ from tracker.operators.registry import operator_rule
 if TYPE_CHECKING:
     from tracker.flow import Flow
 
+GROUPED_WIDTHS = 8  # rows of 16 bytes, which hold 8 numbers of half precision
+
 
 def axis_block(flow: Flow, labels: Labels | None, axis: int) -> list[Block]:
     """A block over one axis, or none."""
@@ -116,6 +118,9 @@ def grouped_mm(flow: Flow, out: Tensor, x: Tensor, weight: Tensor, *args: Any, *
             flow.freeze(tensor, "is multiplied in groups of another kind")
         return
     flow.contract(x, 1, weight, 1, 2)
+    for axis in (1, 2):
+        if (labels := flow.vector(weight, axis)) is not None:
+            flow.space.keep_multiple(labels, GROUPED_WIDTHS)
     flow.fix(x, 0, "is a list of rows, each for an expert")
     flow.fix(weight, 0, "is a list of experts chosen by index")
     flow.put(out, axis_block(flow, flow.vector(weight, 2), 1))
