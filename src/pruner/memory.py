@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from itertools import pairwise
 
 from torch import Tensor
 
@@ -25,10 +24,13 @@ def check_alone(named: Mapping[str, Tensor], cut: Iterable[Tensor]) -> None:
             end = first + (last + 1) * tensor.itemsize
             spans.setdefault(tensor.untyped_storage()._cdata, []).append((int(first), int(end), name, tensor))
     for beside in spans.values():
-        for (_, end, name, tensor), (start, _, other, overlapping) in pairwise(sorted(beside, key=lambda s: s[:2])):
-            if start < end and {id(tensor), id(overlapping)} & cuts:
+        (_, reach, name, furthest), *rest = sorted(beside, key=lambda span: span[:2])
+        for start, end, other, tensor in rest:
+            if start < reach and {id(furthest), id(tensor)} & cuts:
                 raise PlanError(
                     f"'{name}' and '{other}' are two tensors in the same memory. Cut, they would part.",
                     hint="Make them one tensor by assigning the parameter itself, or give each memory of its own: "
                     "parameter.data = parameter.data.clone().",
                 )
+            if end > reach:
+                reach, name, furthest = end, other, tensor
