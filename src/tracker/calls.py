@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._pytree import tree_leaves
 
-from tracker.code_sites import Place
+from tracker.code_sites import Place, Spot, spot
 from tracker.sizes import Tracked
 from tracker.subscripts import Bounds, resolved, slices
 
@@ -47,14 +47,17 @@ class Call:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     constant_sizes: bool = False
     cuts: list[Bounds] = field(default_factory=list)
+    cut_at: Spot | None = None  # where the code makes the cuts, which are read further down
 
     @classmethod
     def of(cls, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
         """A call about to be made."""
-        call = cls(getattr(func, "__name__", ""), args, kwargs, func in _COMPUTES_SIZES)
-        if call.name in ("__getitem__", "__setitem__"):
-            call.cuts.extend(found.bounds for found in slices(args[0].shape, args[1]) if found.cuts)
-        elif call.name == "narrow" and isinstance(start := call.argument("start", 2), int):
+        name, cuts, cut_at = getattr(func, "__name__", ""), [], None
+        if name in ("__getitem__", "__setitem__"):
+            cuts = [found.bounds for found in slices(args[0].shape, args[1]) if found.cuts]
+            cut_at = spot() if cuts else None
+        call = cls(name, args, kwargs, func in _COMPUTES_SIZES, cuts, cut_at)
+        if call.name == "narrow" and isinstance(start := call.argument("start", 2), int):
             call.cuts.append(Bounds(start, start + call.argument("length", 3)))
         return call
 

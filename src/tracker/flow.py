@@ -331,7 +331,7 @@ class Flow:
 
     def explain_axis(self, expression: Expression, grid: Grid, axis: int, place: Place | None = None) -> None:
         """An expression must come out as the size of an axis of a grid."""
-        written = _written(place) if place is not None else None
+        written = _written(place, self.call.cut_at) if place is not None else None
         self.equations.append(Equation(expression, grid, axis, self.located(self.call.name), written))
 
     def explain_count(self, expression: Expression, labels: Labels, place: Place | None = None) -> None:
@@ -370,8 +370,8 @@ def _is_composite(func: Any) -> bool:
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 
 
-def _written(place: Place) -> Written | None:
-    found = spot()
+def _written(place: Place, at: Spot | None = None) -> Written | None:
+    found = at or spot()
     return None if found is None else Written(found, place)
 
 
