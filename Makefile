@@ -10,6 +10,8 @@ unexport PYTHONPATH
 unexport VIRTUAL_ENV
 
 VENV := .venv
+ZOO := .venv-zoo
+EXTRAS := dev
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
@@ -17,7 +19,7 @@ INSTALLED := $(VENV)/.installed
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$python"; break; }; done)
 
-.PHONY: help setup demo test chromium picture bench docs lint format clean
+.PHONY: help setup demo test chromium picture bench zoo docs lint format clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,7 +33,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 		|| { rm -rf $(VENV) && $(PYTHON) -m venv --without-pip $(VENV); }
 	$(BIN)/python -m pip --version >/dev/null 2>&1 \
 		|| $(PYTHON) -m pip --python $(BIN)/python install --quiet pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $@
 
 demo: setup ## Train a small network on handwritten digits, prune it, prove it, report
@@ -57,6 +59,15 @@ bench: setup ## Measure the cost of tracking and the gain of pruning
 	$(BIN)/python benchmarks/tracking.py
 	$(BIN)/python benchmarks/pruning.py
 
+zoo: $(ZOO)/.installed-zoo ## Prune every architecture, beside Torch-Pruning, and write the table; goes on where it was
+	$(ZOO)/bin/python -m benchmarks.zoo
+
+# An environment of its own: torchvision, timm and Torch-Pruning with what they depend on would bring another torch.
+$(ZOO)/.installed-zoo: pyproject.toml constraints.txt benchmarks/zoo/requirements.txt
+	$(MAKE) setup VENV=$(ZOO) EXTRAS=plot,transformers
+	$(ZOO)/bin/python -m pip install --quiet --no-deps --requirement benchmarks/zoo/requirements.txt
+	@touch $@
+
 docs: setup ## Run every code block of the README and docs/
 	$(BIN)/python -m pytest tests/docs
 
@@ -71,5 +82,5 @@ format: setup ## Rewrite the code in the project's style
 	$(BIN)/ruff format .
 
 clean: ## Remove .venv, builds and caches; what runs have written to outputs/ stays
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(ZOO) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
