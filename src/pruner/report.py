@@ -16,11 +16,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pruner import report_text as text
 from pruner.outputs import RunOutputs, list_runs
 from pruner.results import Measured, Outcome, PrunedLayer, TrackedLayer, WorkflowResults
+from pruner.verification import PROOF
 from tracker.errors import StorageError, nearest
 from tracker.files import read_json, write_json, write_text
 
-PROOF = "sliced equals masked"
-"""The check that makes the others a proof; see `pruner.verification`."""
 PROFILE_BINS = 64
 """A layer's activity is drawn in at most this many steps."""
 

@@ -40,8 +40,7 @@ from tracker.neuron_map import NeuronMap, Site
 from tracker.sizes import read_path
 
 BATCHES = 4
-PROOF = "sliced equals masked"
-"""The check that makes the others a proof."""
+PROOF = "sliced equals masked"  # the check that makes the others a proof
 
 
 @dataclass(frozen=True)
@@ -56,10 +55,7 @@ class Check:
 
 @dataclass(frozen=True)
 class VerificationReport:
-    """The checks that were made, what could not be checked and why, and what was measured where nothing proves it.
-
-    `measured` is None where every layer that lost neurons is exact.
-    """
+    """The checks made, what could not be checked and why, and what layers that are not exact changed, if any did."""
 
     checks: tuple[Check, ...]
     not_checked: tuple[str, ...] = ()
@@ -114,9 +110,9 @@ class Reference:
     """What `verify` has to know of the dense model: its bones, the plan, and its answers.
 
     `dense` are the answers of the dense model to each batch; `masked` what the pruned model has to answer (see
-    `expect_exact`), None where no layer in the plan is exact. `inexact` are the layers that are not, and why; `zeroed`
-    the answers with only the neurons of the exact ones zeroed, None where one of both kinds is missing. `skeleton` has
-    the dense model's shapes and no weights.
+    `expect_exact`), None where no layer in the plan is exact. Where some layers in it are exact and some are not,
+    `zeroed` are the answers with only the neurons of the exact ones zeroed. `skeleton` has the dense model's shapes and
+    no weights.
     """
 
     skeleton: nn.Module
@@ -125,7 +121,6 @@ class Reference:
     batches: tuple[Batch, ...]
     dense: tuple[Mapping[str, Tensor], ...]
     masked: tuple[Expected, ...] | None
-    inexact: Mapping[str, str]
     zeroed: tuple[Mapping[str, Tensor], ...] | None
     not_checked: tuple[str, ...]
 
@@ -156,7 +151,7 @@ def capture(
     found = None if plan is None and neurons is None else neurons_of(model, neurons, data_loader=data_loader)
     removed = plan.resolve(found) if plan is not None and found is not None else {}
     chosen = _batches(model, data_loader, batches)
-    inexact = {name: found[name].note for name in removed if found is not None and not found[name].exact}
+    inexact = _inexact(found, removed)
     exact = {name: gone for name, gone in removed.items() if name not in inexact}
     masked: tuple[Expected, ...] | None = None
     zeroed: tuple[Mapping[str, Tensor], ...] | None = None
@@ -175,7 +170,6 @@ def capture(
         batches=chosen,
         dense=tuple(answers(model, batch) for batch in chosen),
         masked=masked,
-        inexact=inexact,
         zeroed=zeroed,
         not_checked=not_checked,
     )
@@ -196,10 +190,8 @@ def verify(
     The checks: structure (every tensor and integer is what the plan makes of the dense model's), forward pass (finite
     answers of the same shapes), neuron counts, parameter counts, sliced equals masked (relative to the largest value,
     within rounding as measured in this model; see `pruner.equivalence`), and, with `checkpoint`, that the model loaded
-    from there answers the same, bit for bit.
-
-    Layers that are not exact cannot be proven. What their removal changes is measured (`VerificationReport.measured`),
-    and the others are proven in the model that has lost these already.
+    from there answers the same, bit for bit. What layers that are not exact change is only measured; the others are
+    proven in the model that has lost these already.
 
     A check that fails is in the report; only bad arguments are errors. Both models are left as they are.
 
@@ -246,13 +238,18 @@ def _checked(name: str, outcome: Callable[[], _Outcome]) -> Check:
     return Check(name, passed, detail, measured)
 
 
+def _inexact(neurons: NeuronMap | None, removed: Mapping[str, Tensor]) -> dict[str, str]:
+    """The layers that lose neurons and are not exact, and why they are not."""
+    return {} if neurons is None else {name: neurons[name].note for name in removed if not neurons[name].exact}
+
+
 def _measured(pruned: nn.Module, reference: Reference) -> Measured | None:
-    if not reference.inexact:
+    layers, dense, batches = _inexact(reference.neurons, reference.removed), reference.dense, reference.batches
+    if not layers:
         return None
-    dense, batches = reference.dense, reference.batches
     after = [answers(pruned, batch) for batch in batches]
     return Measured(
-        layers=reference.inexact,
+        layers=layers,
         batches=len(batches),
         total=between(dense, after, batches),
         exact_alone=None if reference.zeroed is None else between(dense, reference.zeroed, batches),
