@@ -143,7 +143,13 @@ def _cuda_devices(model: nn.Module) -> list[torch.device]:
 def _lend_attributes(model: nn.Module, stand_in: Callable[[Tensor], Tensor]) -> None:
     """Replace the tensors that modules keep beside parameters and buffers; `left_as_found` brings them back."""
     for module in model.modules():
-        vars(module).update({name: stand_in(t) for name, t in vars(module).items() if isinstance(t, Tensor)})
+        vars(module).update({name: stand_in(_leaf(t)) for name, t in vars(module).items() if isinstance(t, Tensor)})
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    """The tensor without the graph it came from, which nobody but a fake of it would look into."""
+    with torch._C._DisableTorchDispatch():
+        return tensor.detach()
 
 
 def _copied(tensor: Tensor) -> Tensor:
