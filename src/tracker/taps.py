@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -39,6 +40,7 @@ _OPERANDS: Mapping[str, tuple[int, int]] = {
     "mkldnn_convolution": (0, 1),
     "cudnn_convolution": (0, 1),
 }
+_PRODUCTS = frozenset({"mm", "bmm", "mv", "dot", "vdot", "addmm", "addmv", "baddbmm"})
 
 
 class Taps:
@@ -53,11 +55,17 @@ class Taps:
         """The reads that did not happen: their consumers never ran."""
         return tuple(read for _, read in self.pairs if id(read) not in self._seen)
 
-    def visit(self, pairs: Iterable[tuple[NeuronGroup, Read]], x: Tensor, visitor: Visitor) -> Tensor:
-        """Show `x` to the visitor once for each of the reads, and hand on what it makes of it."""
+    def visit(
+        self, pairs: Iterable[tuple[NeuronGroup, Read]], x: Tensor, visitor: Visitor, axis: int | None = None
+    ) -> Tensor:
+        """Show `x` to the visitor once for each of the reads, and hand on what it makes of it.
+
+        `axis` is where the neurons are if not where they were in the trace.
+        """
         for group, read in pairs:
             self._seen.add(id(read))
-            replaced = visitor(group, read, x)
+            here = read if axis in (None, read.axis) else replace(read, axis=axis)
+            replaced = visitor(group, here, x)
             x = x if replaced is None else replaced
         return x
 
@@ -119,27 +127,29 @@ class _OperatorTaps(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         given = args
-        operands = _OPERANDS.get(func.overloadpacket.__name__)
+        name = func.overloadpacket.__name__
+        operands = _OPERANDS.get(name)
         if operands is not None:
             one, other = operands
-            args = self._replaced(args, weight=one, read=other)
-            args = self._replaced(args, weight=other, read=one)
+            args = self._replaced(name, args, weight=one, read=other)
+            args = self._replaced(name, args, weight=other, read=one)
         out = func(*args, **(kwargs or {}))
         if self._computing:
             fresh = func is torch.ops.aten.lift_fresh.default  # the value of a `torch.tensor(...)`
             self._note_sources(() if fresh else (given, kwargs), out)
         return out
 
-    def _replaced(self, args: tuple[Any, ...], *, weight: int, read: int) -> tuple[Any, ...]:
+    def _replaced(self, name: str, args: tuple[Any, ...], *, weight: int, read: int) -> tuple[Any, ...]:
         operand, x = args[weight], args[read]
+        axis = _contracted(name, x, left=read < weight)
         pairs = [
             (group, where)
             for parameter, group, where in self._pairs
-            if self._is_read(where, parameter, operand) and _has_neurons(x, where)
+            if self._is_read(where, parameter, operand) and _has_neurons(x, where, axis)
         ]
         if not pairs:
             return args
-        return (*args[:read], self._taps.visit(pairs, x, self._visitor), *args[read + 1 :])
+        return (*args[:read], self._taps.visit(pairs, x, self._visitor, axis), *args[read + 1 :])
 
     def _is_read(self, read: Read, parameter: Tensor, operand: Tensor) -> bool:
         """Whether the operand is the weight that the read is about."""
@@ -173,9 +183,17 @@ def _memory(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata if tensor.layout == torch.strided else id(tensor)
 
 
-def _has_neurons(x: Tensor, read: Read) -> bool:
+def _contracted(name: str, x: Tensor, *, left: bool) -> int | None:
+    """The axis of an operand that a product contracts. (The same product may run in several ways: by the strides.)"""
+    if name not in _PRODUCTS:
+        return None
+    return -1 if left or x.dim() == 1 else -2
+
+
+def _has_neurons(x: Tensor, read: Read, axis: int | None) -> bool:
     """Whether the axis is there and long enough: one parameter may be contracted in several places."""
-    return x.dim() >= -read.axis and x.shape[read.axis] > int(read.positions.max())
+    axis = read.axis if axis is None else axis
+    return x.dim() >= -axis and x.shape[axis] > int(read.positions.max())
 
 
 def _is_part(operand: Tensor, parameter: Tensor) -> bool:

@@ -154,3 +154,27 @@ def test_heads_are_read_at_the_output_projection() -> None:
     with tap(model, [group], collect(visits)):
         model(**batch)
     assert [(read.module, tensor.shape[read.axis]) for _, read, tensor in visits] == [("out", 12)]
+
+
+def test_a_product_that_runs_in_another_way_than_in_the_trace() -> None:
+    class Left(nn.Module):
+        """A weight times a batch of activations: one product or many, as their strides have it."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.before, self.weight = nn.Linear(3, 4), nn.Parameter(torch.randn(5, 4))
+            self.strided = False
+
+        def forward(self, x: Tensor) -> Tensor:
+            made = self.before(x).transpose(1, 2)
+            return self.weight @ (made if self.strided else made.contiguous())
+
+    model, x = Left(), torch.randn(2, 6, 3)
+    (group,) = discover(model, x)
+    seen: list[Tensor] = []
+    for model.strided in (False, True):
+        with torch.no_grad(), tap(model, [group], lambda group, read, x: seen.append(x.movedim(read.axis, -1))):
+            model(x)
+    assert len(seen) == 2
+    for read in seen:
+        torch.testing.assert_close(read.reshape(2, 6, 4), model.before(x))
