@@ -15,7 +15,7 @@ import torch
 
 from tracker.errors import PlanError
 from tracker.files import read_json, write_json
-from tracker.neuron_map import NeuronMap
+from tracker.neuron_map import NeuronGroup, NeuronMap
 
 FORMAT = "neuronscope/pruning-plan"
 FORMAT_VERSION = 1
@@ -74,7 +74,8 @@ class PruningPlan:
 
         Raises:
             PlanError: the plan was made for another structure, an index is out of range, two names in the plan mean
-                the same layer, or a layer would be left without neurons, or with fewer than it needs.
+                the same layer, or a layer would be left without neurons, with fewer than it needs, or with a number
+                that an operator does not take.
             UnknownLayerError: the model has no such layer, or it is frozen; names the nearest.
         """
         self._check_fingerprint(neurons)
@@ -89,19 +90,8 @@ class PruningPlan:
                 )
             named[group.name] = layer
             chosen = group.indices(indices)
-            if group.size and len(chosen) == group.size:
-                raise PlanError(
-                    f"The plan removes all {group.size} neurons of layer '{layer}'.",
-                    hint="Keep at least one: without it the model has no path through the layer.",
-                )
-            needed = getattr(group, "minimum", 1)
-            if group.size - len(chosen) < needed:
-                raise PlanError(
-                    f"The plan leaves {group.size - len(chosen)} of the {group.size} neurons of layer '{layer}', which "
-                    f"needs {needed}.",
-                    hint=f"Keep at least {needed}: the model chooses so many of them at a time.",
-                )
             if len(chosen):
+                _check_left(layer, group, group.size - len(chosen))
                 resolved[group.name] = torch.from_numpy(chosen)
         return resolved
 
@@ -164,6 +154,27 @@ class PruningPlan:
             f"structure {neurons.fingerprint}{seen}.",
             hint="Make the plan again for this model; one that was pruned since has other neurons under the same "
             "numbers.",
+        )
+
+
+def _check_left(layer: str, group: NeuronGroup, left: int) -> None:
+    needed = getattr(group, "minimum", 1)
+    if not left:
+        raise PlanError(
+            f"The plan removes all {group.size} neurons of layer '{layer}'.",
+            hint="Keep at least one: without it the model has no path through the layer.",
+        )
+    if left < needed:
+        raise PlanError(
+            f"The plan leaves {left} of the {group.size} neurons of layer '{layer}', which needs {needed}.",
+            hint=f"Keep at least {needed}: the model chooses so many of them at a time.",
+        )
+    if left % group.multiple:
+        raise PlanError(
+            f"The plan leaves {left} of the {group.size} neurons of layer '{layer}'; only multiples of "
+            f"{group.multiple} run.",
+            hint=f"Keep {left - left % group.multiple or group.multiple}: an operator that reads them takes no other "
+            f"width.",
         )
 
 

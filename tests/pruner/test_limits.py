@@ -125,6 +125,14 @@ def test_a_layer_that_may_not_lose_neurons_has_no_room() -> None:
     found.check({"conv1": [], "fc1": [0]})
 
 
+def test_a_layer_keeps_a_multiple_that_an_operator_demands() -> None:
+    neurons = NeuronMap((replace(group("mlp", 24, 2, 1), multiple=4),))
+    assert (step_of(neurons["a"], 1), step_of(neurons["a"], 6)) == (4, 12)
+    with pytest.raises(PlanError, match=r"leaves 21 of the 24 neurons of layer 'a'; only multiples of 4 run.*Keep 20"):
+        PruningPlan({"a": range(3)}).resolve(neurons)
+    assert len(PruningPlan({"a": range(4)}).resolve(neurons)["a"]) == 4
+
+
 def test_a_layer_keeps_what_it_needs() -> None:
     class Routed(NeuronGroup):
         minimum = 5
