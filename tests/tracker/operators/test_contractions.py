@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from tests.tracker.equivalence import check_exact
+from tests.tracker.equivalence import check_exact, masked_outputs, sliced
 from tests.tracker.samples import Sample, between, convolved, image, reason, rows, sizes
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from tracker import NeuronMap, discover
 
 
 def parameter(*shape: int) -> nn.Parameter:
@@ -210,3 +212,123 @@ def test_experts_chosen_by_a_batched_product_are_neurons() -> None:
 
     found = check_exact(Sample(compute, up=parameter(4, 6, 5), down=parameter(4, 5, 3)), rows())
     assert sum(sizes(found).values()) >= 4
+
+
+def test_a_bilinear_layer_reads_both_its_inputs() -> None:
+    model = Sample(
+        lambda m, x: m.b(F.relu(m.a(x)), m.c(x)), a=nn.Linear(6, 8), c=nn.Linear(6, 5), b=nn.Bilinear(8, 5, 3)
+    )
+    found = check_exact(model, rows(), groups=["a", "c"])
+    assert sizes(found) == {"a": 8, "c": 5}
+    assert [found[name].consumers for name in "ac"] == [(("b.weight", 1),), (("b.weight", 2),)]
+
+
+@pytest.mark.parametrize(
+    ("compute", "parts", "expected"),
+    [
+        (lambda m, h: torch.addmv(m.bias, m.w, h), {"w": parameter(3, 8), "bias": parameter(3)}, {"a": 8}),
+        (lambda m, h: m.b(torch.addr(m.w, h, m.v).T), {"w": parameter(8, 5), "v": parameter(5), "b": nn.Linear(8, 3)},
+         {"a": 8}),
+        (lambda m, h: m.b(torch.outer(m.v, h)), {"v": parameter(5), "b": nn.Linear(8, 3)}, {"a": 8}),
+        (lambda m, h: m.b(torch.kron(h[None], h.new_ones(1, 2))), {"b": nn.Linear(16, 3)}, {"a": 8}),
+    ],
+    ids="addmv addr outer kron".split(),
+)  # fmt: skip
+def test_products_of_vectors(compute: Callable[..., Tensor], parts: dict[str, Any], expected: dict[str, int]) -> None:
+    model = Sample(lambda m, x: compute(m, m.a(x).sigmoid()), a=nn.Linear(6, 8), **parts)
+    assert sizes(check_exact(model, torch.randn(6))) == expected
+
+
+def test_a_sum_of_batches_of_products() -> None:
+    model = Sample(
+        lambda m, x: m.b(torch.addbmm(m.w.new_zeros(4, 5), F.relu(m.a(x)).expand(2, -1, -1), m.w)),
+        a=nn.Linear(6, 8), w=parameter(2, 8, 5), b=nn.Linear(5, 3),
+    )  # fmt: skip
+    assert sizes(check_exact(model, rows()))["a"] == 8
+
+
+def test_distances_are_made_by_all_neurons_together() -> None:
+    found = check_exact(Sample(lambda m, x: m.b(torch.cdist(m.a(x), m.w)), a=nn.Linear(6, 8), w=parameter(5, 8),
+                               b=nn.Linear(5, 3)), rows())  # fmt: skip
+    assert "distance together" in reason(found, "a")
+    assert sizes(found) == {"w": 5}
+
+
+def test_bags_of_rows_write_neurons() -> None:
+    ids = torch.randint(0, 9, (2, 4))
+    for mode in ("sum", "mean", "max"):
+        model = Sample(lambda m, ids: m.b(m.a(ids)), a=nn.EmbeddingBag(9, 8, mode=mode), b=nn.Linear(8, 3))
+        assert sizes(check_exact(model, ids)) == {"a": 8}
+
+
+class Experts(nn.Module):
+    """Four experts, each with rows of its own; `width` neurons in each."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.up, self.down = parameter(4, 16, width), parameter(4, width, 16)
+
+    def forward(self, x: Tensor, ends: Tensor) -> Tensor:
+        return torch._grouped_mm(F.relu(torch._grouped_mm(x, self.up, offs=ends)), self.down, offs=ends)
+
+
+def test_neurons_of_experts_in_grouped_products_go_by_eights() -> None:
+    model, x, ends = Experts(32), torch.randn(12, 16), torch.tensor([3, 6, 9, 12], dtype=torch.int32)
+    found = discover(model, (x, ends))
+    assert [(group.name, group.size, group.exact, group.multiple) for group in found] == [("up", 32, True, 8)]
+    gone = [*range(5), *range(20, 31)]
+    small, deaf = sliced(model, found, {"up": gone}), masked_outputs(model, found, {"up": gone}, (x, ends), {})
+    torch.testing.assert_close([small(x, ends)], deaf)
+    assert NeuronMap.from_json(found.to_json())["up"].multiple == 8
+
+
+def test_attention_over_channels_has_heads() -> None:
+    def compute(m: Any, x: Tensor) -> Tensor:
+        q, k, v = m.qkv(x).unflatten(-1, (3, m.heads, -1)).permute(2, 0, 3, 4, 1).unbind(0)
+        scores = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT * m.temperature
+        result: Tensor = m.out((scores.softmax(-1) @ v).permute(0, 3, 1, 2).flatten(2))
+        return result
+
+    model = Sample(compute, qkv=nn.Linear(6, 36), out=nn.Linear(12, 6), temperature=parameter(4, 1, 1), heads=4)
+    assert sizes(check_exact(model, torch.randn(2, 5, 6))) == {"qkv": 4}
+
+
+def test_heads_that_talk_are_mixed_by_a_layer() -> None:
+    def compute(m: Any, x: Tensor) -> Tensor:
+        q, k, v = m.qkv(x).unflatten(-1, (3, m.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        scores = m.before((q @ k.mT).permute(0, 2, 3, 1)).softmax(2)
+        result: Tensor = m.out((m.after(scores).permute(0, 3, 1, 2) @ v).transpose(1, 2).flatten(2))
+        return result
+
+    model = Sample(
+        compute, qkv=nn.Linear(6, 36), out=nn.Linear(12, 6), before=nn.Linear(4, 4), after=nn.Linear(4, 4), heads=4
+    )
+    found = sizes(check_exact(model, torch.randn(2, 5, 6)))
+    assert found["qkv"] == found["before"] == 4
+
+
+def test_a_selective_scan_in_a_loop() -> None:
+    class Scan(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.states = 8, 4
+            self.enter, self.leave = nn.Linear(6, 16, bias=False), nn.Linear(8, 6)
+            self.conv, self.x, self.dt = nn.Conv1d(8, 8, 3, groups=8, padding=2), nn.Linear(8, 10), nn.Linear(2, 8)
+            self.a, self.d = parameter(8, 4), parameter(8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            batch, steps, _ = x.shape
+            u, gate = self.enter(x).chunk(2, -1)
+            u = F.silu(self.conv(u.mT)[..., :steps].mT)
+            dt, write, read = self.x(u).split([2, self.states, self.states], -1)
+            dt = F.softplus(self.dt(dt))
+            decay = torch.exp(-torch.einsum("bld,dn->bldn", dt, self.a.exp()))
+            enter = torch.einsum("bld,bln,bld->bldn", dt, write, u)
+            state, out = x.new_zeros(batch, self.inner, self.states), []
+            for step in range(steps):
+                state = decay[:, step] * state + enter[:, step]
+                out.append(torch.einsum("bdn,bn->bd", state, read[:, step]))
+            result: Tensor = self.leave((torch.stack(out, 1) + u * self.d) * F.silu(gate))
+            return result
+
+    assert sizes(check_exact(Scan(), torch.randn(2, 5, 6)))["enter"] == 8

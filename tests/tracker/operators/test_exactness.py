@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tests.tracker.equivalence import check_exact
+from tests.tracker.equivalence import check_exact, check_runs
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
 
 from tracker import discover
 
@@ -176,3 +177,25 @@ def test_multihead_attention_loses_heads() -> None:
     model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
     found = check_exact(nn.Sequential(nn.Linear(5, 8), model, nn.Linear(8, 3)), torch.randn(2, 4, 5))
     assert [(group.kind, group.size) for group in found if group.exact] == [("attention", 2), ("mlp", 16)]
+
+
+def test_response_normalisation_is_not_exact_and_not_lost() -> None:
+    class Response(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale, self.shift = nn.Parameter(torch.randn(12)), nn.Parameter(torch.randn(12))
+
+        def forward(self, x: Tensor) -> Tensor:
+            energy = x.norm(p=2, dim=(1, 2), keepdim=True)
+            return x + self.scale * (x * energy / (energy.mean(-1, keepdim=True) + 1e-6)) + self.shift
+
+    layers = nn.Sequential(nn.Linear(5, 12), nn.GELU(), Response(), nn.Linear(12, 3))
+    group = check_runs(layers, torch.randn(2, 4, 4, 5))["0"]
+    assert (group.size, group.exact) == (12, False)
+
+
+def test_weights_with_a_length_of_their_own() -> None:
+    layers = [weight_norm(nn.Linear(5, 12)), nn.ReLU(), weight_norm(nn.Linear(12, 8)), nn.ReLU(), nn.Linear(8, 3)]
+    found = check_exact(nn.Sequential(*layers), torch.randn(2, 5))
+    assert [(group.size, group.exact) for group in found] == [(12, False), (8, True)]
+    assert "together" in next(iter(found)).note
