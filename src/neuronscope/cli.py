@@ -238,10 +238,7 @@ def verify(
 @app.command("export")
 def export_(
     model: Model,
-    file: Annotated[
-        Path,
-        typer.Argument(help="The file to write: .onnx or .pt2.", metavar="OUT", dir_okay=False, show_default=False),
-    ],
+    out: Annotated[Path, typer.Argument(help="The file to write, .onnx or .pt2.", dir_okay=False, show_default=False)],
     data: Annotated[str | None, typer.Option(help=f"Where its inputs come from: {_DATA}", show_default=False)] = None,
     format: Annotated[
         str | None, typer.Option(help="onnx or pt2; by default what the file's name says.", show_default=False)

@@ -13,16 +13,17 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pruner.apply import HISTORY, pruning_history
+from pruner.apply import pruning_history
+from pruner.assembly import assemble, check_sizes, kind_of
+from pruner.likeness import difference_between
 from pruner.manifest import (
     MANIFEST,
     FileEntry,
@@ -34,16 +35,16 @@ from pruner.manifest import (
     read_manifest,
 )
 from pruner.model_card import CARD, model_card
-from pruner.origin import origin_of
+from pruner.origin import Origin, origins
 from pruner.pretrained import CONFIG, is_pretrained, write_pretrained
-from pruner.skeleton import MODULE_INTERNALS, built_by, named_tensors, plain_tensors, skeleton, stored_names
+from pruner.skeleton import built_by, named_tensors, skeleton, stored_names
 from pruner.staging import place_of, replacing
-from pruner.tensor_file import DTYPE_NAMES, DTYPES, check_header, check_same_names, read_tensors, sha256
+from pruner.tensor_file import DTYPE_NAMES, check_header, read_tensors, sha256
 from tracker.admission import unwrapped
 from tracker.errors import CheckpointError, StorageError
 from tracker.files import atomic_path, write_json, write_text
 from tracker.fingerprint import structure_fingerprint
-from tracker.sizes import read_path, write_path
+from tracker.sizes import read_path
 
 TENSORS = "model.safetensors"
 BUFFERS = "buffers.safetensors"
@@ -106,7 +107,6 @@ def save_pruned(
             f"{folder} holds a {CONFIG}, and {type(model).__name__} is no model of transformers.",
             hint="Choose another directory: from_pretrained would mix the two.",
         )
-    origin = origin_of(model, dense, base)
     with replacing(folder, last=MANIFEST) as new:
         stored = _write(new / TENSORS, {name: tensors[name] for name, entry in entries.items() if not entry.apart})
         apart = {name: tensors[name] for name, entry in entries.items() if entry.apart}
@@ -114,7 +114,6 @@ def save_pruned(
         manifest = Manifest(
             model=type(model).__qualname__,
             base=base,
-            origin=origin,
             dense_fingerprint=dense,
             fingerprint=now,
             tensor_file=stored,
@@ -126,6 +125,8 @@ def save_pruned(
             history=history,
             provenance=extra,
         )
+        origin = _origin(model, manifest, tensors)
+        manifest = manifest.model_copy(update={"origin": origin})
         why_not = f"{type(model).__name__} is no model of transformers"
         if pretrained:
             why_not = write_pretrained(new, model, origin, integers, tokenizer, base)
@@ -163,16 +164,11 @@ def load_pruned(
     for path, _, entries in files:
         check_header(path, entries)
     built = _build(folder, manifest, model, resolve)
-    _check_tensors(folder, manifest, built)
-    for entry in manifest.integers:
-        _set_integer(folder, built, entry)
+    check_sizes(built, manifest, folder / MANIFEST)
     tensors: dict[str, Tensor] = {}
     for path, file, entries in files:
         tensors |= read_tensors(path, file, entries)
-    _fill(built, manifest, tensors)
-    _check_nothing_missing(folder, built)
-    vars(built)[HISTORY] = tuple(record.model_dump_json() for record in manifest.history)
-    return built.eval()
+    return assemble(built, manifest, tensors, folder / MANIFEST)
 
 
 def _collect(model: nn.Module) -> tuple[dict[str, TensorEntry], dict[str, str], dict[str, Tensor]]:
@@ -198,7 +194,7 @@ def _collect(model: nn.Module) -> tuple[dict[str, TensorEntry], dict[str, str], 
         entries[name] = TensorEntry(
             shape=list(tensor.shape),
             dtype=DTYPE_NAMES[tensor.dtype],
-            kind=_kind(tensor),
+            kind=kind_of(tensor),
             trainable=tensor.requires_grad,
             apart=name not in stored,
         )
@@ -217,6 +213,18 @@ def _integers(model: nn.Module, history: Sequence[PruningRecord]) -> list[Intege
         IntegerEntry(module=name, path=list(path), value=int(read_path(model.get_submodule(name), path)))
         for name, path in sorted(paths, key=str)
     ]
+
+
+def _origin(model: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor]) -> Origin | None:
+    """The origin from which, with these tensors, the very model is made: same modules, same outputs."""
+    for origin, built in origins(model, manifest.base, manifest.dense_fingerprint):
+        with suppress(CheckpointError):
+            check_sizes(built, manifest, Path(MANIFEST))
+            views = {name: tensor.detach() for name, tensor in tensors.items()}
+            other = assemble(built, manifest, views, Path(MANIFEST))
+            if repr(other) == repr(model) and not difference_between(model, other):
+                return origin
+    return None
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor]) -> FileEntry:
@@ -283,108 +291,4 @@ def _build(
     else:
         base, build = manifest.base, resolve
         built = built_by(lambda: build(base))
-    if type(built).__qualname__ != manifest.model:
-        raise CheckpointError(
-            f"{folder / MANIFEST}: expected a {manifest.model}, found a {type(built).__qualname__}.",
-            hint="Pass the model that was pruned.",
-        )
     return built
-
-
-def _check_tensors(folder: Path, manifest: Manifest, built: nn.Module) -> None:
-    """Every tensor of the model is in the manifest and the other way round, of its kind and no larger."""
-    path = folder / MANIFEST
-    own = dict(named_tensors(built))
-    for alias, first in manifest.tied.items():
-        if first not in manifest.tensors or alias in manifest.tensors:
-            raise CheckpointError(f"{path}: '{alias}' is tied to '{first}', which is no tensor of its own.")
-    check_same_names(path, set(own), {*manifest.tensors, *manifest.tied}, f"the {manifest.model}", "the manifest")
-    for name, tensor in own.items():
-        entry = manifest.tensors[manifest.tied.get(name, name)]
-        same_kind = _kind(tensor) == entry.kind and _family(DTYPES[entry.dtype]) == _family(tensor.dtype)
-        fits = len(entry.shape) == tensor.dim() and all(
-            new <= old for new, old in zip(entry.shape, tensor.shape, strict=True)
-        )
-        if not same_kind or not fits:
-            raise CheckpointError(
-                f"{path}: '{name}': expected a {_kind(tensor)} of {tensor.dtype} within {tuple(tensor.shape)}, "
-                f"found a {entry.kind} of {entry.dtype} and {tuple(entry.shape)}.",
-                hint="The checkpoint is not of this model.",
-            )
-
-
-def _kind(tensor: Tensor) -> Literal["parameter", "buffer"]:
-    return "parameter" if isinstance(tensor, nn.Parameter) else "buffer"
-
-
-def _family(dtype: torch.dtype) -> str:
-    """Floating-point types may stand for each other, all others only for themselves."""
-    return "floating" if dtype.is_floating_point else str(dtype)
-
-
-def _set_integer(folder: Path, built: nn.Module, entry: IntegerEntry) -> None:
-    """Only an integer that is there already, in a module's own attributes, and only a smaller one."""
-    where = ".".join([entry.module, *map(str, entry.path)]).lstrip(".")[:100]
-    value = _own_value(built, entry)
-    if type(value) is not int:
-        raise CheckpointError(
-            f"{folder / MANIFEST}: '{where}' is no integer attribute of {type(built).__name__}; "
-            f"expected an integer, found {type(value).__name__}.",
-            hint="The checkpoint is not of this model.",
-        )
-    if entry.value > value:
-        raise CheckpointError(
-            f"{folder / MANIFEST}: '{where}': expected at most {value}, found {entry.value}.",
-            hint="Pruning only makes a model smaller: the checkpoint is not of this model.",
-        )
-    write_path(built.get_submodule(entry.module), tuple(entry.path), entry.value)
-
-
-def _own_value(built: nn.Module, entry: IntegerEntry) -> Any:
-    """What lies at the entry's path; None where the path leaves the module's own tuples, lists and dicts."""
-    module = dict(built.named_modules()).get(entry.module)
-    if module is None or entry.path[0] in MODULE_INTERNALS:
-        return None
-    value: Any = vars(module)
-    for step in entry.path:
-        inside = (
-            step in value if isinstance(value, dict) else type(value) in (tuple, list) and step in range(len(value))
-        )
-        if not inside:
-            return None
-        value = value[step]
-    return value
-
-
-def _fill(built: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor]) -> None:
-    """Give the model its tensors. Names that are tied in the checkpoint get one object, all others their own.
-
-    Where possible the model's own tensor objects take the values, so that whatever else refers to them stays right;
-    where something holds them weakly (an LSTM does) they are replaced.
-    """
-    own = dict(named_tensors(built))
-    used: set[int] = set()
-    names: dict[str, list[str]] = {first: [first] for first in manifest.tensors}
-    for alias, first in manifest.tied.items():
-        names[first].append(alias)
-    for first, entry in manifest.tensors.items():
-        value = tensors[first]
-        filled = nn.Parameter(value, entry.trainable) if entry.kind == "parameter" else value
-        if id(own[first]) not in used:
-            with suppress(RuntimeError):
-                torch.utils.swap_tensors(own[first], filled)
-                filled = own[first]
-        used.add(id(filled))
-        for name in names[first]:
-            owner, _, leaf = name.rpartition(".")
-            setattr(built.get_submodule(owner), leaf, filled)
-
-
-def _check_nothing_missing(folder: Path, built: nn.Module) -> None:
-    for name, tensor in chain(named_tensors(built), plain_tensors(built)):
-        if tensor.is_meta:
-            raise CheckpointError(
-                f"{folder}: '{name}' of {type(built).__name__} has no values, and no checkpoint holds them: it is a "
-                "tensor that the model keeps to itself.",
-                hint="Pass a callable that builds the model with its values, or make it a buffer.",
-            )

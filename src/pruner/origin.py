@@ -1,8 +1,8 @@
 """Where a model comes from: the library, the name in it and the options that build its dense architecture again.
 
 Nothing on a model says this for certain, so what it does say (its class, its configuration, its number of classes) is
-tried: an origin is recorded only if it builds, on the meta device, exactly the names and shapes that the model had
-before it was pruned. With it a checkpoint loads by itself.
+tried: an origin has to build, on the meta device, exactly the names and shapes that the model had before it was
+pruned. With it a checkpoint loads by itself.
 
 An origin also comes back from files of strangers. It can only build architectures of three libraries, with options
 that choose sizes: no code, no paths, no download.
@@ -10,6 +10,7 @@ that choose sizes: no code, no paths, no download.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import json
 import re
@@ -24,12 +25,13 @@ from pruner.skeleton import built_by
 from tracker.errors import CheckpointError
 from tracker.extras import require
 from tracker.fingerprint import structure_fingerprint
+from tracker.rewriting import author_class
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _EXTRAS = {"transformers": "transformers", "timm": "timm", "torchvision": "vision"}
 _SIZES = {
     "timm": {"num_classes", "in_chans", "img_size", "features_only", "global_pool"},
-    "torchvision": {"num_classes", "weights", "weights_backbone", "aux_logits", "init_weights"},
+    "torchvision": {"num_classes", "aux_logits"},
 }
 
 
@@ -74,26 +76,24 @@ class Origin(BaseModel):
             ) from error
 
 
-def origin_of(model: nn.Module, dense: str, base: str | None = None) -> Origin | None:
-    """The origin of `model`, whose structure fingerprint was `dense` before it was pruned; None where none is found.
+def origins(model: nn.Module, base: str | None, dense: str) -> Iterator[tuple[Origin, nn.Module]]:
+    """Origins that `model` may have, each with what it builds: the class of `model`, of the structure `dense`.
 
-    `base` may name it ("timm:NAME", "torchvision:NAME", "torchvision.models:NAME"); by default its class tells.
+    `base` may name it ("timm:NAME", "torchvision:NAME", "torchvision.models:NAME"); by default its class tells. What a
+    model computes is more than its structure (which pooling? which activation?), so the caller has to compare.
     """
     for candidate in _candidates(model, base):
-        if not _NAME.fullmatch(candidate.name):
-            continue
         try:
             built = candidate.build()
         except (CheckpointError, ImportError):
             continue
         if type(built).__qualname__ == type(model).__qualname__ and structure_fingerprint(built) == dense:
-            return candidate
-    return None
+            yield candidate, built
 
 
 def transformers_class(model: nn.Module) -> Any:
     """The class of `model` if it is one of transformers itself, else None."""
-    kind = type(model)
+    kind = author_class(type(model))
     if not kind.__module__.startswith("transformers."):
         return None
     return kind if getattr(import_module("transformers"), kind.__name__, None) is kind else None
@@ -132,11 +132,12 @@ def _of_timm(model: Any, name: str) -> Iterator[Origin]:
     name = name or str(config.get("architecture", ""))
     stem = next((p for p in model.parameters() if p.dim() == 4), None)
     image = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    pool = getattr(model, "global_pool", None)
     found = {
         "num_classes": getattr(model, "num_classes", None),
         "in_chans": stem.shape[1] if stem is not None else None,
         "img_size": list(image) if isinstance(image, tuple) else image,
-        "global_pool": getattr(model, "global_pool", None),
+        "global_pool": getattr(pool, "pool_type", pool),
     }
     known = {key: value for key, value in found.items() if type(value) in (int, str, list)}
     if type(model).__name__.startswith("Feature"):
@@ -155,7 +156,7 @@ def _of_torchvision(model: nn.Module, name: str) -> Iterator[Origin]:
     )
     last = next((m for m in reversed(list(model.modules())) if isinstance(m, nn.Linear | nn.Conv2d)), None)
     classes = getattr(last, "out_features", getattr(last, "out_channels", None))
-    for options in ({}, {"num_classes": classes}, {"weights_backbone": None, "num_classes": classes}):
+    for options in ({}, {"num_classes": classes}, {"num_classes": classes, "aux_logits": False}):
         for one in names:
             yield Origin(library="torchvision", name=one, options=options)
 
@@ -174,7 +175,10 @@ def _build_timm(library: Any, name: str, options: dict[str, Any]) -> nn.Module:
 
 
 def _build_torchvision(library: Any, name: str, options: dict[str, Any]) -> nn.Module:
-    built: nn.Module = require("torchvision.models", "vision").get_model(name, **{**options, "weights": None})
+    models = require("torchvision.models", "vision")
+    asked = inspect.signature(models.get_model_builder(name)).parameters
+    weightless = {key: None for key in ("weights", "weights_backbone") if key in asked}
+    built: nn.Module = models.get_model(name, **options, **weightless)
     return built
 
 

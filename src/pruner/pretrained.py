@@ -20,15 +20,15 @@ import torch
 from torch import Tensor, nn
 
 from pruner.config_search import Place, Search, Sizes
-from pruner.equivalence import answers, batch_of, coarsest_eps, difference, rounding
+from pruner.equivalence import coarsest_eps, difference, rounding
+from pruner.likeness import difference_between
 from pruner.manifest import IntegerEntry
 from pruner.origin import Origin, config_object, configuration, transformers_class
 from pruner.skeleton import named_tensors, stored_names
-from tracker.discover import example_call
 from tracker.errors import CheckpointError, NeuronScopeError
-from tracker.example_inputs import candidate_calls
 from tracker.extras import require
 from tracker.files import write_text
+from tracker.rewriting import CODE_SIZES, author_class
 from tracker.sizes import read_path
 
 CONFIG = "config.json"
@@ -76,7 +76,7 @@ def write_pretrained(
 
 def _search(model: nn.Module, origin: Origin, integers: Sequence[IntegerEntry]) -> Search:
     """The configurations from which the model's own class builds the model's sizes as they are now."""
-    kind = type(model)
+    kind = author_class(type(model))
     target = _sizes(model, integers)
 
     def build(options: Mapping[str, Any]) -> Sizes | None:
@@ -95,7 +95,7 @@ def _write_configuration(folder: Path, model: Any, options: Mapping[str, Any] | 
 
     Without `options` the configuration is the dense one and refuses to be loaded, and says `why_not`.
     """
-    config = config_object(type(model), options or configuration(model))
+    config = config_object(author_class(type(model)), options or configuration(model))
     config.architectures = [type(model).__name__]
     config.dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
     if options is None:
@@ -133,10 +133,11 @@ def _write_tokenizer(folder: Path, model: Any, tokenizer: Any, base: str | None)
 def _why_not_the_same(folder: Path, model: Any) -> str:
     """Load `folder` as anybody would, and compare; "" where it is the same model, else what is different."""
     transformers = require("transformers", "transformers")
+    kind: Any = author_class(type(model))
     dtype = {"dtype" if int(transformers.__version__.partition(".")[0]) >= 5 else "torch_dtype": "auto"}
     try:
         with _quiet(), torch.random.fork_rng(devices=[]):
-            loaded, info = type(model).from_pretrained(
+            loaded, info = kind.from_pretrained(
                 folder,
                 use_safetensors=True,
                 trust_remote_code=False,
@@ -149,25 +150,26 @@ def _why_not_the_same(folder: Path, model: Any) -> str:
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info.get(what):
             return f"transformers reports {what.replace('_', ' ')}: {sorted(map(str, info[what]))[0]}"
-    return _other_tensor(model, loaded) or _other_answer(model, loaded)
+    different = _other_tensor(model, loaded) or difference_between(model, loaded)
+    return f"{different} when transformers loads it" if different else ""
 
 
 def _other_tensor(model: nn.Module, loaded: nn.Module) -> str:
     """The first tensor that differs. Buffers that files leave out may differ by rounding, and are then made equal."""
     own, theirs = dict(named_tensors(model)), dict(named_tensors(loaded))
     if own.keys() != theirs.keys():
-        return f"transformers loads it with other tensors ('{min(own.keys() ^ theirs.keys())}')"
+        return f"only one has '{min(own.keys() ^ theirs.keys())}'"
     stored = stored_names(model)
     for name, tensor in own.items():
         other = theirs[name]
         if tensor.shape != other.shape:
-            return f"'{name}' is loaded as {tuple(other.shape)}, not {tuple(tensor.shape)}"
+            return f"'{name}' is {tuple(other.shape)}, not {tuple(tensor.shape)},"
         tensor = tensor.detach().to("cpu")
         if name in stored:
             if tensor.dtype != other.dtype or not torch.equal(tensor, other.detach()):
-                return f"'{name}' is loaded with other values"
+                return f"'{name}' has other values"
         elif not _close(other, tensor):
-            return f"'{name}', which files leave out, is made anew with other values"
+            return f"'{name}', which files leave out, has other values"
         elif tensor.dtype != other.dtype or not torch.equal(tensor, other):
             owner, _, leaf = name.rpartition(".")
             setattr(loaded.get_submodule(owner), leaf, tensor)
@@ -180,31 +182,14 @@ def _close(one: Tensor, other: Tensor) -> bool:
     return difference(one, other) <= rounding(coarsest_eps((one, other)))
 
 
-def _other_answer(model: nn.Module, loaded: nn.Module) -> str:
-    first = next(model.parameters())
-    loaded.to(first.device)
-    known = example_call(model)
-    for call in [known] if known is not None else candidate_calls(model):
-        try:
-            batch = batch_of(call, model)
-            expected, found = answers(model, batch), answers(loaded, batch)
-        except Exception:  # noqa: BLE001, S112 (a guess may fail in any way; the next is tried)
-            continue
-        tolerance = rounding(coarsest_eps([*model.parameters(), *expected.values()]))
-        for name, output in expected.items():
-            error = difference(found[name], output) if name in found else float("inf")
-            if error > tolerance:
-                return f"its {name} is another when transformers loads it (by {error:.1e} of the largest value)"
-        return ""
-    return "no example inputs are known with which that could be proven: discover(model, example_inputs) remembers some"
-
-
 def _sizes(model: nn.Module, integers: Sequence[IntegerEntry]) -> dict[Place, int]:
     sizes: dict[Place, int] = {}
     for name, tensor in named_tensors(model):
         sizes.update({(name, dim): size for dim, size in enumerate(tensor.shape)})
     for entry in integers:
         path = tuple(entry.path)
+        if path[0] == CODE_SIZES:  # what the author's code makes of another configuration shows in the outputs
+            continue
         with suppress(KeyError, AttributeError, LookupError):
             sizes[entry.module, path] = int(read_path(model.get_submodule(entry.module), path))
     return sizes
