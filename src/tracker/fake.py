@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils._pytree import tree_map_only
 
 from tracker.attention import let_follow
@@ -68,7 +67,22 @@ def stand_ins(
 
 def run(model: nn.Module, stand_in: Mapping[str, Tensor], call: Call) -> Any:
     """The model's forward with stand-ins in place of its tensors."""
-    return functional_call(model, dict(stand_in), call.args, call.kwargs, tie_weights=True)
+    own = tensors(model)
+    lent = {id(tensor): stand_in[name] for name, tensor in own.items()}
+    places: list[tuple[Any, str, Tensor]] = [
+        (place, name, tensor)
+        for module in model.modules()
+        for place in (module._parameters, module._buffers)
+        for name, tensor in place.items()
+        if tensor is not None
+    ]
+    try:
+        for place, name, tensor in places:
+            place[name] = lent[id(tensor)]
+        return model(*call.args, **call.kwargs)
+    finally:
+        for place, name, tensor in places:
+            place[name] = tensor
 
 
 @contextmanager
@@ -76,15 +90,14 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients, layers as they run with fewer neurons; afterwards everything is as it was,
     whatever the forward kept.
     """
-    saved = [(module, dict(vars(module))) for module in model.modules()]
-    classes = [(module, type(module)) for module, _ in saved]
-    training = [(module, module.training) for module in model.modules()]
+    found = [_Found(module, type(module), module.training, dict(vars(module))) for module in model.modules()]
     contents = [
-        (value, value.copy())
-        for _, attributes in saved
-        for value in attributes.values()
+        (value, value.copy() if value else None)
+        for one in found
+        for value in one.attributes.values()
         if isinstance(value, dict | list | set)
     ]
+    interrupt: KeyboardInterrupt | None = None
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=_cuda_devices(model)), unfused(), as_written():
             for module in model.modules():
@@ -92,22 +105,48 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
                 let_follow(module)
             yield
     finally:
-        for module, attributes in saved:
-            vars(module).update(attributes)  # first, so that an interrupt here leaves nothing missing
-            for name in vars(module).keys() - attributes.keys():
-                del vars(module)[name]
-        for module, kind in classes:
-            if type(module) is not kind:
-                module.__class__ = kind
-        for module, mode in training:  # a scripted module does not keep it among its attributes
-            module.training = mode
-        for container, content in contents:
-            if isinstance(container, list):
-                container[:] = content
-                continue
+        settled = False
+        while not settled:
+            try:
+                _put_back(found, contents)
+                settled = True
+            except KeyboardInterrupt as again:  # must not leave half of each state: first put all back, then obey
+                interrupt = again
+        if interrupt is not None:
+            raise interrupt
+
+
+class _Found(NamedTuple):
+    """A module before its forward ran."""
+
+    module: nn.Module
+    kind: type[nn.Module]
+    training: bool
+    attributes: dict[str, Any]
+
+
+def _put_back(found: Sequence[_Found], contents: Sequence[tuple[Any, Any]]) -> None:
+    """Every module's attributes, class and mode, and what the containers among the attributes held (None: nothing)."""
+    for module, kind, training, attributes in found:
+        own = vars(module)
+        own.update(attributes)  # first, so that an error here leaves nothing missing
+        for name in own.keys() - attributes.keys():
+            del own[name]
+        if type(module) is not kind:
+            module.__class__ = kind
+        if module.training is not training:  # a scripted module does not keep it among its attributes
+            module.training = training
+    for container, content in contents:
+        if content is None:
+            if container:
+                container.clear()
+        elif isinstance(container, list):
+            container[:] = content
+        else:
             container.update(content)
-            for surplus in [key for key in container if key not in content]:
-                container.pop(surplus) if isinstance(container, dict) else container.discard(surplus)
+            if len(container) > len(content):
+                for surplus in [key for key in container if key not in content]:
+                    container.pop(surplus) if isinstance(container, dict) else container.discard(surplus)
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -42,8 +43,8 @@ class Numbers(TorchDispatchMode):
 
 def use_of(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Use, ...]:
     """The use of numbers that one operator makes, if any."""
-    numbers = tuple(_numbers(func, (*args, *kwargs.values())))
-    return (Use(str(func), numbers, running()),) if numbers else ()
+    numbers = _numbers(func, (*args, *kwargs.values()))
+    return (Use(str(func), tuple(numbers), running()),) if numbers else ()
 
 
 def changed(before: Sequence[Use], after: Sequence[Use]) -> str | None:
@@ -59,21 +60,29 @@ def changed(before: Sequence[Use], after: Sequence[Use]) -> str | None:
     return None
 
 
-def _numbers(func: Any, arguments: Sequence[Any]) -> Iterator[float]:
+def _numbers(func: Any, arguments: Sequence[Any]) -> list[float]:
     """Every float, and integers where they are values and not sizes, axes or flags."""
+    lifts, takes_values = _reading(func)
+    if lifts:
+        small = (x for x in arguments if isinstance(x, Tensor) and not isinstance(x, FakeTensor))
+        return [value for x in small if x.numel() <= _LARGEST_CONSTANT for value in x.flatten().tolist()]
+    found: list[float] = []
+    for argument in arguments:
+        if isinstance(argument, float):
+            found.append(argument)
+        elif isinstance(argument, int):
+            if takes_values and not isinstance(argument, bool):
+                found.append(argument)
+        elif isinstance(argument, list | tuple | dict):
+            found.extend(leaf for leaf in tree_leaves(argument) if isinstance(leaf, float))
+    return found
+
+
+@cache
+def _reading(func: Any) -> tuple[bool, bool]:
+    """Whether an operator takes a constant in, and whether the integers it is given are values."""
     name = str(func.name()).partition("::")[2].partition(".")[0].removesuffix("_")
-    if name.startswith("lift_fresh"):
-        for tensor in arguments:
-            if (
-                isinstance(tensor, Tensor)
-                and not isinstance(tensor, FakeTensor)
-                and tensor.numel() <= _LARGEST_CONSTANT
-            ):
-                yield from tensor.flatten().tolist()
-        return
-    yield from (leaf for leaf in tree_leaves(arguments) if isinstance(leaf, float))
-    if name in _FILLED or torch.Tag.pointwise in getattr(func, "tags", ()):
-        yield from (value for value in arguments if isinstance(value, int) and not isinstance(value, bool))
+    return name.startswith("lift_fresh"), name in _FILLED or torch.Tag.pointwise in getattr(func, "tags", ())
 
 
 def _listed(numbers: Sequence[float]) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tracker import discover, trial
+from tracker.discover import example_call
 from tracker.example_inputs import Call
 
 
@@ -32,6 +33,7 @@ class Small(nn.Module):
 
 
 CALL = Call((torch.zeros(2, 3, 2, 2),))
+ROWS = Call((torch.zeros(2, 4),))
 
 
 def test_shapes_of_everything_that_changes_under_all_names() -> None:
@@ -127,3 +129,25 @@ def test_values_are_looked_at_on_copies() -> None:
     assert trial.run(model, found, {"a": 4}, Call((x,))) is None
     assert x.sum() == 0
     assert model.get_buffer("steps").sum() == 0
+
+
+def test_a_number_that_changed_after_discovery_is_no_reason_to_refuse() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc1, self.fc2, self.scale = nn.Linear(4, 6), nn.Linear(6, 3), 0.5
+
+        def forward(self, x: Tensor) -> Tensor:
+            scale = self.scale if self.scale > 0 else 1 / self.fc1.weight.shape[0]
+            result: Tensor = self.fc2(self.fc1(x)) * scale
+            return result
+
+    model = Scaled()
+    found = discover(model, ROWS.args)
+    call = example_call(model)
+    assert call is not None
+    assert trial.run(model, found, {"fc1": 2}, call) is None
+    model.scale = 2.0
+    assert trial.run(model, found, {"fc1": 2}, call) is None
+    model.scale = -1.0
+    assert "a number follows its size" in str(trial.run(model, found, {"fc1": 2}, call))
