@@ -67,7 +67,7 @@ def layer_norm(flow: Flow, out: Any, x: Tensor, shape: Sequence[int], *args: Any
 
 @operator_rule("group_norm", "native_group_norm")
 def group_norm(flow: Flow, out: Any, x: Tensor, *args: Any, **kwargs: Any) -> None:
-    """Channels are normalised in groups: together in a group, each alone where there are as many groups as channels."""
+    """Channels are normalised in groups, which go as a whole; each alone where there are as many groups as channels."""
     groups = next(value for value in reversed(args) if isinstance(value, int) and not isinstance(value, bool))
     if flow.operator.startswith("aten.group_norm"):
         groups = args[0]
@@ -83,9 +83,10 @@ def group_norm(flow: Flow, out: Any, x: Tensor, *args: Any, **kwargs: Any) -> No
 def _groups(flow: Flow, channels: Labels, found: tuple[Any, int], groups: int) -> None:
     given = flow.call.argument("num_groups", 1)
     if groups < len(channels):
-        if isinstance(given, Tracked):
-            given.number()
         per_group = channels.reshape(groups, -1)
+        if isinstance(given, Tracked) and groups > 1:  # a whole group can go, and leaves the others as they are
+            flow.explain_count(given.expression, flow.space.tie_along(per_group, 1))
+            return
         flow.space.tie(per_group[:1], per_group)
         flow.space.mark_inexact(channels, TOGETHER)
         return

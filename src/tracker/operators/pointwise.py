@@ -116,9 +116,13 @@ def _spread(block: Block, axes: tuple[int, ...]) -> Any:
 
 
 def _mark_streams(flow: Flow, out: Tensor, inputs: list[Tensor]) -> None:
-    """A sum of two activations is a stream: several writers share its neurons."""
+    """A sum of two activations is a stream, where one of them was read on the way to the other.
+
+    Otherwise it is two layers side by side, such as a linear one and its low-rank adapter.
+    """
     if flow.operator.startswith(("aten.add.", "aten.add_.", "aten.sub.")) and len(inputs) == 2:
         a, b = ({id(block.grid) for block in flow.blocks(tensor)} for tensor in inputs)
-        if a and b and not a & b and not any(flow.is_static(tensor) for tensor in inputs):
+        read = any(int(grid.cells.flat[0]) in flow.was_read for tensor in inputs for _, grid in flow.blocks(tensor))
+        if a and b and not a & b and read and not any(flow.is_static(tensor) for tensor in inputs):
             for _, grid in flow.blocks(out):
                 flow.space.mark(grid.cells, "stream")

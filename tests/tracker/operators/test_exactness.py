@@ -116,6 +116,9 @@ def test_neurons_stay_with_a_reason(middle: Middle, read: int, reason: str) -> N
         pytest.param(nn.ReflectionPad2d(1), 12, 12, id="reflect"),
         pytest.param(nn.PReLU(12), 12, 12, id="prelu"),
         pytest.param(lambda x: x * x.mean((2, 3), keepdim=True).sigmoid(), 12, 12, id="gate"),
+        pytest.param(nn.GroupNorm(12, 12), 12, 12, id="group norm of one each"),
+        pytest.param(nn.GroupNorm(4, 12), 12, 4, id="group norm"),
+        pytest.param(nn.Sequential(nn.GroupNorm(4, 12), nn.ReLU(), nn.GroupNorm(6, 12)), 12, 2, id="two group norms"),
     ],
 )  # fmt: skip
 def test_channels_pass(middle: nn.Module | Middle, read: int, neurons: int) -> None:
@@ -129,7 +132,8 @@ def test_channels_pass(middle: nn.Module | Middle, read: int, neurons: int) -> N
     [
         pytest.param(nn.LayerNorm(12), 12, id="layer norm"),
         pytest.param(nn.RMSNorm(12), 12, id="rms norm"),
-        pytest.param(nn.GroupNorm(3, 12), 4, id="group norm"),
+        pytest.param(nn.GroupNorm(1, 12), 12, id="one group"),
+        pytest.param(lambda x: F.group_norm(x, 3), 4, id="constant groups"),
         pytest.param(lambda x: x / x.norm(dim=-1, keepdim=True), 12, id="norm"),
         pytest.param(lambda x: x - x.mean(-1, keepdim=True), 12, id="mean"),
     ],
