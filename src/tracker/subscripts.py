@@ -41,6 +41,19 @@ def slices(shape: Sequence[int], index: Any) -> Iterator[Slice]:
         axis += count
 
 
+def listed(dims: int, index: Any, axis: int) -> list[int] | None:
+    """The positions that a subscript such as `x[..., [-2], :]` lists of an axis; None where it lists none."""
+    items = index if isinstance(index, tuple) else (index,)
+    if not all(item is Ellipsis or isinstance(item, slice | list) for item in items):
+        return None
+    if Ellipsis in items:
+        at = items.index(Ellipsis)
+        items = (*items[:at], *[slice(None)] * (dims + 1 - len(items)), *items[at + 1 :])
+    found = items[axis] if axis < len(items) else None
+    plain = isinstance(found, list) and all(type(position) is int for position in found)
+    return found if plain and sum(isinstance(item, list) for item in items) == 1 else None
+
+
 def resolved(bounds: Bounds, size: int) -> tuple[int, int]:
     """Bounds as positions on an axis of `size`: counted from the front, and not beyond its ends."""
     first, last = (_plain(bound) or 0 for bound in (bounds.start, bounds.stop))
