@@ -34,7 +34,7 @@ from pruner.manifest import (
     kept_neurons,
     read_manifest,
 )
-from pruner.model_card import CARD, model_card
+from pruner.model_card import CARD, may_be_written, model_card
 from pruner.origin import Origin, origins
 from pruner.pretrained import CONFIG, is_pretrained, write_pretrained
 from pruner.skeleton import built_by, named_tensors, skeleton, stored_names
@@ -79,7 +79,7 @@ def save_pruned(
     A model of transformers gets its configuration, generation configuration, tokenizer and model card as well. Where
     some configuration of its class has these very widths, `from_pretrained(directory)` loads it with nothing of ours;
     that is tried, with the model's example inputs, before it is believed. Elsewhere `from_pretrained` refuses and says
-    how to load it.
+    how to load it. The trial holds the pruned model in memory once more.
 
     Args:
         model: the pruned model (one that was not pruned is saved as well).
@@ -131,7 +131,8 @@ def save_pruned(
         if pretrained:
             why_not = write_pretrained(new, model, origin, integers, tokenizer, base)
             manifest = manifest.model_copy(update={"plain": not why_not})
-            write_text(new / CARD, model_card(manifest, why_not))
+            if may_be_written(folder / CARD):
+                write_text(new / CARD, model_card(manifest, why_not))
         write_json(new / MANIFEST, manifest.model_dump())
     return Saved(folder, not why_not, why_not)
 

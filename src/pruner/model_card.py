@@ -27,6 +27,11 @@ def model_card(manifest: Manifest, why_not: str) -> str:
     return f"---\n{front}---\n\n" + "\n\n".join(parts) + "\n"
 
 
+def may_be_written(path: Path) -> bool:
+    """Whether there is no card yet at `path`, or one of ours; a card that somebody else wrote stays."""
+    return not path.exists() or "\n- neuronscope\n" in path.read_text(encoding="utf-8", errors="replace")
+
+
 def _title(manifest: Manifest) -> str:
     of = f" of `{manifest.base}`" if manifest.base else ""
     counts = [record.parameters for record in manifest.history if record.parameters]
