@@ -85,6 +85,13 @@ class Consumption(NamedTuple):
     beneath: frozenset[str]
 
 
+class Sum(NamedTuple):
+    """A sum of two activations, and how many consumptions came before it."""
+
+    labels: Labels
+    consumptions: int
+
+
 class Writing(NamedTuple):
     """The output axis of a weight in a product, a convolution or a look-up."""
 
@@ -120,6 +127,7 @@ class Flow:
     constants: list[Use] = field(default_factory=list)
     consumptions: list[Consumption] = field(default_factory=list)
     written: list[Writing] = field(default_factory=list)
+    sums: list[Sum] = field(default_factory=list)
     own_memory: set[int] = field(default_factory=set)  # of parameters and buffers
     unused: dict[int, tuple[Tensor, list[tuple[Labels, str]]]] = field(default_factory=dict)  # results, by their id
     overwritten: dict[int, Any] = field(default_factory=dict)  # memory of constants that activations were written into
@@ -254,6 +262,10 @@ class Flow:
             # No weight reads this axis, so zeroing what weights read would not be the same as removing it.
             self.fix(x, x_axis, "is contracted with another activation")
             self.fix(weight, weight_axis, "is contracted with another activation")
+
+    def note_sum(self, tensor: Tensor) -> None:
+        """The tensor is the sum of two activations."""
+        self.sums += [Sum(grid.cells.ravel(), len(self.consumptions)) for _, grid in self.blocks(tensor)]
 
     def note_writer(self, weight: Tensor, out_axis: int | None) -> None:
         """The weight writes what its axis `out_axis` indexes."""

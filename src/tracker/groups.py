@@ -158,7 +158,7 @@ class _Facts:
     def of(cls, flow: Flow, owners_of: _Owners, group_of: NDArray[np.int64], count: int) -> _Facts:
         """Gather the facts of a trace."""
         parts = owners_of.parts
-        marked: dict[str, set[int]] = {"attention": set(), "stream": set(), "expert": set()}
+        marked: dict[str, set[int]] = {"attention": set(), "stream": _streams(flow, parts, group_of), "expert": set()}
         for labels, mark in flow.space.marks:
             marked[mark].update(np.unique(group_of[parts.of[labels]]).tolist())
         notes = [""] * count
@@ -218,6 +218,21 @@ class _Facts:
         if stream:
             return "residual"
         return "mlp" if writers else "other"
+
+
+def _streams(flow: Flow, parts: Components, group_of: NDArray[np.int64]) -> set[int]:
+    """Groups whose neurons were read before something was added to them, as along a residual stream.
+
+    A sum of two that nobody read before is one layer in two parts, such as a linear one and its low-rank adapter.
+    """
+    first_read = np.full(parts.count, len(flow.consumptions))
+    for number, consumption in reversed(list(enumerate(flow.consumptions))):
+        first_read[parts.of[consumption.activation]] = number
+    streams: set[int] = set()
+    for labels, before in flow.sums:
+        components = np.unique(parts.of[labels])
+        streams.update(group_of[components[first_read[components] < before]].tolist())
+    return streams
 
 
 def _summed_in_weights(flow: Flow, of: Labels, group_of: NDArray[np.int64]) -> list[Labels]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Labels = NDArray[np.int32]
-Mark = Literal["attention", "stream", "expert"]
+Mark = Literal["attention", "expert"]
 
 
 @dataclass(eq=False)

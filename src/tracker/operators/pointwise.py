@@ -35,7 +35,7 @@ def pointwise(flow: Flow, out: Any, *args: Any, **kwargs: Any) -> None:
     for other in results[1:]:
         if other.shape == results[0].shape:
             flow.put(other, flow.blocks(results[0]))
-    _mark_streams(flow, results[0], inputs)
+    _note_sum(flow, results[0], inputs)
 
 
 @operator_rule(*_RANDOM)
@@ -115,14 +115,9 @@ def _spread(block: Block, axes: tuple[int, ...]) -> Any:
     return cells.reshape([sizes.get(axis, 1) for axis in axes])
 
 
-def _mark_streams(flow: Flow, out: Tensor, inputs: list[Tensor]) -> None:
-    """A sum of two activations is a stream, where one of them was read on the way to the other.
-
-    Otherwise it is two layers side by side, such as a linear one and its low-rank adapter.
-    """
+def _note_sum(flow: Flow, out: Tensor, inputs: list[Tensor]) -> None:
+    """A sum of two activations: several writers share its neurons."""
     if flow.operator.startswith(("aten.add.", "aten.add_.", "aten.sub.")) and len(inputs) == 2:
         a, b = ({id(block.grid) for block in flow.blocks(tensor)} for tensor in inputs)
-        read = any(int(grid.cells.flat[0]) in flow.was_read for tensor in inputs for _, grid in flow.blocks(tensor))
-        if a and b and not a & b and read and not any(flow.is_static(tensor) for tensor in inputs):
-            for _, grid in flow.blocks(out):
-                flow.space.mark(grid.cells, "stream")
+        if a and b and not a & b and not any(flow.is_static(tensor) for tensor in inputs):
+            flow.note_sum(out)
