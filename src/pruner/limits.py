@@ -81,9 +81,7 @@ class Limits:
         original = {**{name: group.size for name, group in groups.items()}, **{g.name: g.size for g in first}}
         current = sizes_now(neurons, original)
         thresholds = config.thresholds
-        least = {
-            name: max(thresholds.min_neurons_per_layer, getattr(group, "minimum", 1)) for name, group in groups.items()
-        }
+        least = {name: max(thresholds.min_neurons_per_layer, group.minimum) for name, group in groups.items()}
         room = dict.fromkeys(original, 0)
         for name, group in groups.items():
             if name in layers:

@@ -158,7 +158,7 @@ class PruningPlan:
 
 
 def _check_left(layer: str, group: NeuronGroup, left: int) -> None:
-    needed = getattr(group, "minimum", 1)
+    needed = group.minimum
     if not left:
         raise PlanError(
             f"The plan removes all {group.size} neurons of layer '{layer}'.",

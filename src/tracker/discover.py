@@ -42,12 +42,16 @@ def discover(
     example_kwargs: Mapping[str, Any] | None = None,
     *,
     data_loader: Iterable[Any] | None = None,
+    query_heads: bool = False,
 ) -> NeuronMap:
     """Find the neurons of a model by running its own forward once on fake tensors.
 
     `example_inputs` is a tensor or a tuple of positional arguments (`()` for none), `example_kwargs` a dict that may
     hold non-tensors. Without them the first batch of `data_loader` is used, or what the model itself names, or shapes
     guessed from its first layers. Weights and inputs may be on the meta device. The model is left as it was.
+
+    Where several query heads share a key and a value head, all of them are one neuron. With `query_heads` it is one
+    query head of each key and value head instead: every key and value stays, and serves fewer queries.
 
     Raises `DiscoveryError` where no call works, saying how to pass one.
     """
@@ -58,7 +62,7 @@ def discover(
     if call is None:
         call = _working_call(model)
     flow, sites = _trace(model, call)
-    neurons = _map(model, flow, sites)
+    neurons = _map(model, flow, sites, query_heads=query_heads)
     neurons = _refuse(neurons, trial.refusals(model, neurons, call, None if flow.real else flow.constants))
     _remembered[model] = _Discovered(neurons, call)
     return neurons
@@ -175,17 +179,21 @@ def _track_integers(flow: Flow, model: nn.Module) -> None:
             write_path(module, path, flow.tracked(read_path(module, path), Attribute(name, path)))
 
 
-def _map(model: nn.Module, flow: Flow, sites: list[LabelledSite]) -> NeuronMap:
-    parts = resolve(flow.space)
+def _map(model: nn.Module, flow: Flow, sites: list[LabelledSite], *, query_heads: bool) -> NeuronMap:
+    parts = resolve(flow.space, query_heads=query_heads)
     grouping = group(flow, parts, sites)
     sizes = np.array([g.size for g in grouping.groups], dtype=np.int64)
     modules = dict(model.named_modules())
     solution = solve(flow, parts, grouping.group_of, sizes, lambda a: int(read_path(modules[a.module], a.path)))
     solved = integers_of(solution.integers, [g.name for g in grouping.groups])
-    alone = {index: "is a single neuron" for index, g in enumerate(grouping.groups) if g.size < 2}
-    refused = {grouping.groups[index].name: reason for index, reason in {**alone, **solution.refused}.items()}
+    groups = tuple(
+        replace(g, minimum=max(g.minimum, solution.minimum.get(index, 1))) for index, g in enumerate(grouping.groups)
+    )
+    needed = {g.name: f"needs all of its {g.size} neurons" for g in groups if not g.removable}
+    alone = {g.name: "is a single neuron" for g in groups if g.size < 2}
+    refused = needed | alone | {groups[index].name: reason for index, reason in solution.refused.items()}
     whole = NeuronMap(
-        groups=grouping.groups,
+        groups=groups,
         frozen=frozen_parts(flow, parts, sites),
         integers=solved,
         fingerprint=structure_fingerprint(model),

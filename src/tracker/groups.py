@@ -152,6 +152,7 @@ class _Facts:
     convolved: set[int]
     notes: list[str]
     multiples: list[int]
+    minima: list[int]
     marked: Mapping[str, set[int]]
 
     @classmethod
@@ -168,11 +169,12 @@ class _Facts:
             for index in np.unique(group_of[parts.of[labels]]).tolist():
                 if index >= 0:
                     notes[index] = reason
-        multiples = [1] * count
-        for labels, multiple in flow.space.multiples:
-            for index in np.unique(group_of[parts.of[labels]]).tolist():
-                if index >= 0:
-                    multiples[index] = lcm(multiples[index], multiple)
+        multiples, minima = [1] * count, [1] * count
+        for demands, meet, of_all in ((flow.space.multiples, lcm, multiples), (flow.space.minima, max, minima)):
+            for labels, demand in demands:
+                for index in np.unique(group_of[parts.of[labels]]).tolist():
+                    if index >= 0:
+                        of_all[index] = meet(of_all[index], demand)
         return cls(
             owners_of.sites,
             owners_of.all_of(flow.consumptions),
@@ -180,6 +182,7 @@ class _Facts:
             owners_of.all_of([w for w in flow.written if "convolution" in w.operator]),
             notes,
             multiples,
+            minima,
             marked,
         )
 
@@ -205,6 +208,7 @@ class _Facts:
             reads=reads,
             note=note,
             multiple=self.multiples[index],
+            minimum=self.minima[index],
         )
 
     def _kind(self, index: int, writers: list[int], note: str) -> Kind:

@@ -24,6 +24,7 @@ from tracker.rewriting import CODE_SIZES, can_resize
 from tracker.sizes import Arithmetic, Attribute, Expression, Size, evaluate, sources
 
 _DRAWS = 6
+_FEW = 3  # a comparison with so many neurons at most is no reason to keep them all
 _CORNERS = 3  # of expressions in at most so many groups, all combinations of least and most are tried
 
 
@@ -42,10 +43,13 @@ class Form:
 
 @dataclass
 class Solution:
-    """The integers that follow, and the groups that must be refused with the reason."""
+    """The integers that follow, the groups that must be refused with the reason, and how many neurons the code needs of
+    a group where that is more than one.
+    """
 
     integers: dict[Attribute, Form]
     refused: dict[int, str]
+    minimum: dict[int, int]
 
 
 def solve(
@@ -61,7 +65,7 @@ def solve(
         system = _System(flow, parts, group_of, sizes, value_of, frozenset(refused))
         new = system.refusals()
         if not new:
-            return Solution({a: f for a, f in system.known.items() if f.per_neuron}, refused)
+            return Solution({a: f for a, f in system.known.items() if f.per_neuron}, refused, system.minimum)
         refused.update(new)
 
 
@@ -85,6 +89,7 @@ class _System:
         self.draws += [random.integers(0, np.maximum(sizes, 1)) for _ in range(_DRAWS)]
         self.known: dict[Attribute, Form] = {}
         self.forms: dict[tuple[int, int], Form] = {}
+        self.minimum: dict[int, int] = {}
 
     def refusals(self) -> dict[int, str]:
         """Groups that make the code's own sizes or numbers wrong; an empty answer means all equations hold."""
@@ -103,7 +108,11 @@ class _System:
             for group in self._blame(equation.expression, form):
                 found.setdefault(group, reason)
         for use in self.flow.numbers:
-            if not self._constant(use.expression) and not self._pinned(use):
+            if (
+                not self._constant(use.expression)
+                and not self._pinned(use)
+                and not self._constant_above(use.expression)
+            ):
                 for group in self._groups_in(use.expression):
                     found.setdefault(group, f"its size is {_used(use.expression)} at {use.where}")
         return found
@@ -198,8 +207,18 @@ class _System:
         except ZeroDivisionError:
             return None
 
-    def _constant(self, expression: Expression) -> bool:
-        """Whether a number, or the outcome of a comparison, is the same after any removal."""
+    def _constant_above(self, expression: Expression) -> bool:
+        """Whether a comparison comes out the same as long as each group keeps a few neurons, which it then must."""
+        groups = self._groups_in(expression)
+        for few in range(2, _FEW + 1):
+            least = {group: min(few, int(self.sizes[group])) for group in groups}
+            if self._constant(expression, least):
+                self.minimum.update({group: max(count, self.minimum.get(group, 1)) for group, count in least.items()})
+                return True
+        return False
+
+    def _constant(self, expression: Expression, least: Mapping[int, int] | None = None) -> bool:
+        """Whether a number, or the outcome of a comparison, is the same after any removal that leaves the `least`."""
         groups = sorted(self._groups_in(expression))
         corners = product((False, True), repeat=len(groups)) if len(groups) <= _CORNERS else ()
         draws = [*self.draws]
@@ -207,6 +226,8 @@ class _System:
             draws.append(np.zeros_like(self.sizes))
             draws[-1][[group for group, most in zip(groups, corner, strict=True) if most]] = 1
             draws[-1] *= np.maximum(self.sizes - 1, 0)
+        for group, count in (least or {}).items():
+            draws = [_at_most(removed, group, int(self.sizes[group]) - count) for removed in draws]
         return len({self._at(expression, removed) for removed in draws}) == 1
 
     def _solved(self, expression: Expression, form: Form) -> bool:
@@ -247,6 +268,12 @@ def integers_of(solution: Mapping[Attribute, Form], names: list[str]) -> tuple[I
         Integer(attribute.module, attribute.path, {names[group]: times for group, times in form.per_neuron.items()})
         for attribute, form in solution.items()
     )
+
+
+def _at_most(removed: NDArray[np.int64], group: int, most: int) -> NDArray[np.int64]:
+    capped = removed.copy()
+    capped[group] = min(int(capped[group]), most)
+    return capped
 
 
 def _differing(a: Mapping[int, int], b: Mapping[int, int]) -> list[int]:

@@ -50,6 +50,7 @@ class LabelSpace:
     inexact: list[tuple[Labels, str]] = field(default_factory=list)
     marks: list[tuple[Labels, Mark]] = field(default_factory=list)
     multiples: list[tuple[Labels, int]] = field(default_factory=list)
+    minima: list[tuple[Labels, int]] = field(default_factory=list)
     joints: list[Grid] = field(default_factory=list)
     heads: list[Labels] = field(default_factory=list)
     virtual: list[Labels] = field(default_factory=list)
@@ -88,6 +89,10 @@ class LabelSpace:
     def mark_inexact(self, labels: Labels, reason: str) -> None:
         """Removing these labels is not the same function as zeroing them."""
         self.inexact.append((labels.ravel(), reason))
+
+    def keep_at_least(self, labels: Labels, count: int) -> None:
+        """The code needs so many of these neurons."""
+        self.minima.append((labels.ravel(), count))
 
     def keep_multiple(self, labels: Labels, of: int) -> None:
         """An operator takes this axis only where its size is a multiple of `of`."""

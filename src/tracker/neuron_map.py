@@ -62,7 +62,8 @@ class NeuronGroup:
 
     `members` gives, for every site, the positions of each neuron there, shape (size, k). `exact` means that removing a
     neuron is the same function as zeroing what its consumers read; `note` says why not. Some operators take only widths
-    that are multiples of something: then a multiple of `multiple` neurons stays.
+    that are multiples of something: then a multiple of `multiple` neurons stays. At least `minimum` of them stay: so
+    many the model's code needs.
     """
 
     name: str
@@ -75,6 +76,12 @@ class NeuronGroup:
     reads: tuple[Read, ...] = ()
     note: str = ""
     multiple: int = 1
+    minimum: int = 1
+
+    @property
+    def removable(self) -> int:
+        """The most neurons that can go."""
+        return max(0, (self.size - max(self.minimum, self.multiple)) // self.multiple * self.multiple)
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -253,6 +260,7 @@ def _group_to_json(group: NeuronGroup) -> dict[str, Any]:
         "exact": group.exact,
         "note": group.note,
         "multiple": group.multiple,
+        "minimum": group.minimum,
         "producers": [list(site) for site in group.producers],
         "consumers": [list(site) for site in group.consumers],
         "members": [[*site, _runs(positions)] for site, positions in group.members.items()],
@@ -281,6 +289,7 @@ def _group_from_json(data: Mapping[str, Any]) -> NeuronGroup:
         exact=bool(data["exact"]),
         note=data["note"],
         multiple=int(data.get("multiple", 1)),
+        minimum=int(data.get("minimum", 1)),
         producers=tuple(Site(*site) for site in data["producers"]),
         consumers=tuple(Site(*site) for site in data["consumers"]),
         members={Site(parameter, dim): _from_runs(runs, size) for parameter, dim, runs in data["members"]},

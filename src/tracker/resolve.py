@@ -51,8 +51,11 @@ class Components:
         return np.moveaxis(cells, axis, 0).reshape(cells.shape[axis], -1)[:, 0]
 
 
-def resolve(space: LabelSpace) -> Components:
-    """Decide every grid and return the components."""
+def resolve(space: LabelSpace, *, query_heads: bool = False) -> Components:
+    """Decide every grid and return the components.
+
+    With `query_heads`, query heads that share a key and value go by themselves, as many from each of these.
+    """
     of = _connect(np.arange(space.size, dtype=np.int32), space.left, space.right)
     open_grids = list(space.joints)
     while True:
@@ -66,7 +69,7 @@ def resolve(space: LabelSpace) -> Components:
             else:
                 _close(space, parts, grid, choices[0] if choices else None)
         if len(still_open) == len(open_grids) and still_open:
-            _decide(space, parts, still_open)
+            _decide(space, parts, still_open, query_heads)
         elif not open_grids:
             return parts
         of = _connect(of, space.left[ties:], space.right[ties:])
@@ -118,7 +121,7 @@ def _close(space: LabelSpace, parts: Components, grid: Grid, axis: int | None) -
             space.freeze(margin, RECTANGLE)
 
 
-def _decide(space: LabelSpace, parts: Components, grids: list[Grid]) -> None:
+def _decide(space: LabelSpace, parts: Components, grids: list[Grid], query_heads: bool) -> None:
     """Choose an axis for grids that could go either way; a choice settles all grids that share its labels.
 
     What is known of heads comes first: it may settle grids for which only counting would be left.
@@ -129,7 +132,10 @@ def _decide(space: LabelSpace, parts: Components, grids: list[Grid]) -> None:
         return axis in grid.margins and bool(flags[parts.of[grid.margins[axis]]].all())
 
     def preference(grid: Grid, axis: int) -> tuple[bool, bool, int, int]:
-        return on_margin(grid, axis, heads), not on_margin(grid, axis, virtual), _free(parts, grid, axis), -axis
+        made_to_order = on_margin(grid, axis, virtual)
+        if query_heads and heads[parts.of[grid.cells]].all():  # keys or values, repeated for queries that share them
+            made_to_order = not made_to_order
+        return on_margin(grid, axis, heads), not made_to_order, _free(parts, grid, axis), -axis
 
     known = [g for g in grids if any(on_margin(g, a, heads) or on_margin(g, a, virtual) for a in g.margins)]
     touched = np.zeros(parts.count, dtype=bool)

@@ -146,8 +146,8 @@ def _forward(model: nn.Module, neurons: NeuronMap, removed: Removed, call: Call,
 def _sample(groups: Sequence[NeuronGroup], seed: int) -> dict[str, int]:
     """A different number of neurons of every group, so that no two sizes agree by chance."""
     random = np.random.default_rng(seed)
-    steps = [(group, group.size // group.multiple) for group in groups]
-    return {g.name: int(random.integers(1, count)) * g.multiple for g, count in steps if count > 1}
+    steps = [(group, group.removable // group.multiple) for group in groups]
+    return {g.name: int(random.integers(1, most + 1)) * g.multiple for g, most in steps if most}
 
 
 def _classes(groups: Sequence[NeuronGroup]) -> list[list[NeuronGroup]]:

@@ -134,11 +134,7 @@ def test_a_layer_keeps_a_multiple_that_an_operator_demands() -> None:
 
 
 def test_a_layer_keeps_what_it_needs() -> None:
-    class Routed(NeuronGroup):
-        minimum = 5
-
-    made = group("expert", 8, 1, 1)
-    routed = Routed("router", 8, made.kind, False, made.producers, made.consumers, made.members, made.reads)
+    routed = replace(group("expert", 8, 1, 1), name="router", exact=False, minimum=5)
     neurons = NeuronMap((routed,))
     found = Limits.of(neurons, neurons, PruningConfig(), {"router"})
     assert (found.least, found.room) == ({"router": 5}, {"router": 3})

@@ -28,13 +28,14 @@ def check_exact(
     kwargs: Mapping[str, Any] | None = None,
     groups: Iterable[str] = (),
     draws: int = 3,
+    query_heads: bool = False,
 ) -> NeuronMap:
     """Discover `model`, and see that removing neurons of its exact groups equals zeroing what their consumers read.
 
     `groups` are names that must be exact groups of the map. A random number of neurons of every group goes, each drawn
     for itself; in the last draw every group keeps a single neuron. Returns the map.
     """
-    neurons = discover(model, args, dict(kwargs or {}))
+    neurons = discover(model, args, dict(kwargs or {}), query_heads=query_heads)
     check_whole(model, neurons)
     for name in groups:
         assert neurons[name].exact, f"{name}: {neurons[name].note}"
@@ -107,9 +108,9 @@ def draw(neurons: NeuronMap, seed: int, *, keep_one: bool = False, exact_only: b
     """Random neurons of every group, and a random number of them; with `keep_one` all but one."""
     random = np.random.default_rng(seed)
     chosen = [group for group in neurons if group.exact or not exact_only]
-    steps = {group.name: group.size // group.multiple for group in chosen}
+    steps = {group.name: group.removable // group.multiple for group in chosen}
     counts = {
-        group.name: (steps[group.name] - 1 if keep_one else int(random.integers(0, steps[group.name]))) * group.multiple
+        group.name: (steps[group.name] if keep_one else int(random.integers(0, steps[group.name] + 1))) * group.multiple
         for group in chosen
     }
     return {group.name: random.permutation(group.size)[: counts[group.name]].tolist() for group in chosen}

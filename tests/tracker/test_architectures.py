@@ -164,3 +164,35 @@ def test_inexact_widths_run_at_every_size() -> None:
     config = transformers.LlamaConfig(**GQA)
     found = check_runs(transformers.LlamaForCausalLM(config).eval(), kwargs={"input_ids": TOKENS, "use_cache": False})
     assert [group.kind for group in found if not group.exact] == ["residual"]
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_query_heads_go_by_themselves_if_asked(implementation: str) -> None:
+    config = transformers.LlamaConfig(**GQA, attn_implementation=implementation)
+    model = transformers.LlamaForCausalLM(config).eval()
+    options = {"input_ids": TOKENS, "use_cache": False}
+    together, apart = (check_exact(model, kwargs=options, query_heads=chosen) for chosen in (False, True))
+    queries = config.num_attention_heads // config.num_key_value_heads
+    for found, size in ((together, config.num_key_value_heads), (apart, queries)):
+        heads = found["model.layers.0.self_attn.q_proj"]
+        assert (heads.kind, heads.size, heads.exact) == ("attention", size, True)
+    assert "model.layers.0.self_attn.k_proj" not in apart
+    assert not any(site.parameter.endswith("k_proj.weight") and site.dim == 0 for site in heads.producers)
+
+
+def test_query_heads_of_one_operator() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.kv, self.out = nn.Linear(10, 24), nn.Linear(10, 16), nn.Linear(24, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            q = self.q(x).unflatten(-1, (-1, 4)).transpose(1, 2)
+            k, v = self.kv(x).unflatten(-1, (2, -1, 4)).permute(2, 0, 3, 1, 4)
+            mixed = F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+            result: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+            return result
+
+    for chosen, size in ((False, 2), (True, 3)):
+        found = check_exact(Shared(), torch.randn(2, 5, 10), query_heads=chosen)
+        assert [group.size for group in found] == [size]

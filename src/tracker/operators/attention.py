@@ -53,13 +53,15 @@ def _mask(flow: Flow, result: Tensor, mask: Tensor) -> None:
 
 
 def _heads(flow: Flow, operands: tuple[Tensor, Tensor, Tensor], axis: int) -> Labels | None:
-    """Heads go together in query, key and value; a key or value head that serves several query heads goes with them."""
+    """Heads go together in query, key and value. A key or value that serves several queries goes with all of them, or
+    each of these loses as many; which of both is decided with everything else.
+    """
     vectors = [flow.vector(tensor, axis) for tensor in operands]
     labelled = [vector for vector in vectors if vector is not None]
-    flow.space.heads += labelled
     if not labelled:
         return None
     query = vectors[0]
+    flow.space.heads += [vector for vector in labelled if query is None or len(vector) == len(query)]
     for tensor, vector in zip(operands, vectors, strict=True):
         if vector is not None:
             flow.space.mark(vector, "attention")
@@ -67,8 +69,12 @@ def _heads(flow: Flow, operands: tuple[Tensor, Tensor, Tensor], axis: int) -> La
             shared = operands[0].shape[axis] > 1 and tensor.shape[axis] == 1 and query is not None
             for labels in labelled if not shared else ():
                 flow.space.freeze(labels, flow.located("attends to a tensor without heads"))
+        elif len(vector) == len(query):
+            flow.space.tie(query, vector)
         else:
-            flow.space.tie(query.reshape(len(vector), -1), vector[:, None])
+            shared_by = flow.space.fresh(len(query) // len(vector))
+            flow.space.virtual.append(shared_by)
+            flow.space.grid(query.reshape(len(vector), -1)).margins.update({0: vector, 1: shared_by})
     return query
 
 
