@@ -47,7 +47,7 @@ def difference(left: list[Tensor], right: list[Tensor]) -> float:
 
 
 class Seen(TorchDispatchMode):
-    """What operators ran: whether there is attention, and where float64 became something narrower.
+    """What ran: whether there is attention, where float64 became something narrower, and who reads the inputs.
 
     Attention is a fused operator of that name, or a softmax over the product of two activations (both with equally many
     rows). Linear attention, which has no such softmax, does not count.
@@ -57,6 +57,7 @@ class Seen(TorchDispatchMode):
         super().__init__()
         self.attention = False
         self.casts: Counter[str] = Counter()
+        self.reading_inputs: set[nn.Module] = set()
         self._products: set[int] = set()
         self._running: list[str] = []
 
@@ -79,10 +80,17 @@ class Seen(TorchDispatchMode):
         return result
 
     @contextmanager
-    def looking(self) -> Iterator[Seen]:
-        """See what runs within the block, and in which module."""
+    def looking(self, inputs: Any = ()) -> Iterator[Seen]:
+        """See what runs within the block, in which module, and which modules read these inputs."""
+        given = {x.untyped_storage().data_ptr() for x in tensors_in(inputs)}
+
+        def enter(module: nn.Module, args: Any) -> None:
+            self._running.append(type(module).__name__)
+            if any(x.untyped_storage().data_ptr() in given for x in tensors_in(args)):
+                self.reading_inputs.add(module)
+
         hooks = (
-            register_module_forward_pre_hook(lambda module, _: self._running.append(type(module).__name__)),
+            register_module_forward_pre_hook(enter),
             register_module_forward_hook(lambda *_: self._running.pop() and None, always_call=True),
         )
         try:

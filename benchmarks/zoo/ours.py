@@ -86,12 +86,15 @@ def _without_place(reason: str) -> str:
 
 
 def _proof(entry: Entry, neurons: NeuronMap) -> dict[str, Any]:
-    """Cut a random half of every exact group from a second copy of the model, and compare with masking it."""
+    """Cut a random half of every exact group from a second copy of the model, and compare with masking it.
+
+    In float64, unless the model refuses that or leaves the range of a narrower type it casts to; then in its own type.
+    """
     accept_float64()
     try:
         return _proof_in(entry, neurons, torch.float64)
-    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
-        refusal = f"refuses float64: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
+    except (RuntimeError, NotImplementedError, TypeError, ValueError, OverflowError) as error:
+        refusal = f"not in float64: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
     own = next(tensor.dtype for tensor in entry.fresh().model.parameters() if tensor.is_floating_point())
     return {**_proof_in(entry, neurons, own), "cast": refusal, "tolerance": torch.finfo(own).eps}
 
@@ -99,11 +102,11 @@ def _proof(entry: Entry, neurons: NeuronMap) -> dict[str, Any]:
 def _proof_in(entry: Entry, neurons: NeuronMap, dtype: torch.dtype) -> dict[str, Any]:
     example = entry.fresh(dtype)
     model, args, kwargs = example.model, example.args, example.kwargs
-    counted = shares(model, neurons).to_json()
-    with Seen().looking() as seen:
+    with Seen().looking((args, kwargs)) as seen:
         dense = outputs(model, args, kwargs)
     if not dense or not all(bool(torch.isfinite(x).all()) for x in dense):
-        return {**counted, "attention": seen.attention, "error": None, "why": "the dense outputs are not finite"}
+        raise OverflowError("the outputs of the dense model are not finite")
+    counted = shares(model, neurons, seen.reading_inputs).to_json()
     random = np.random.default_rng(0)
     plan = _half(neurons, {group.name: random.permutation(group.size).tolist() for group in neurons})
     with masked(model, plan, neurons):

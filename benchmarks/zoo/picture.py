@@ -74,6 +74,7 @@ def _draw_seconds(axes: Any, pairs: Mapping[str, Sequence[tuple[Record, Record |
     axes.set_xscale("log")
     axes.set_yscale("log")
     if everything:
+        axes.legend(loc="upper left", frameon=False, fontsize=9)
         low, high = min(everything) * 0.8, max(everything) * 1.25
         axes.set_xlim(low, high)
         axes.set_ylim(low, high)
@@ -88,7 +89,6 @@ def _draw_seconds(axes: Any, pairs: Mapping[str, Sequence[tuple[Record, Record |
             )
     axes.set_xlabel("Torch-Pruning, processor seconds")
     axes.set_ylabel("NeuronScope, processor seconds")
-    axes.legend(loc="upper left", frameon=False, fontsize=9)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     axes.set_title("From the model to the smaller model", fontsize=11, loc="left", pad=12)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,7 +13,8 @@ from torch import nn
 
 from tracker import NeuronMap
 
-_OUTSIDE = ("is the model's output", "is the model's input")
+_OUTPUT = "is the model's output"
+_STREAMS = ("residual", "other")
 _EMBEDDINGS = ("embed", "token", "pos")
 
 
@@ -46,9 +49,9 @@ class Shares:
         return {**asdict(self), "share": self.share, "share_beside_residual": self.share_beside_residual}
 
 
-def shares(model: nn.Module, neurons: NeuronMap) -> Shares:
-    """Count the parameters of a dense model."""
-    exact, streams, reasons = _by_dimension(neurons)
+def shares(model: nn.Module, neurons: NeuronMap, reading_inputs: Collection[nn.Module] = ()) -> Shares:
+    """Count the parameters of a dense model, of which these modules read the model's inputs."""
+    classes = _Classes(neurons, {name for name, module in model.named_modules() if module in reading_inputs})
     tables = {
         id(parameter)
         for module in model.modules()
@@ -61,47 +64,47 @@ def shares(model: nn.Module, neurons: NeuronMap) -> Shares:
         if id(parameter) in tables or any(word in last for word in _EMBEDDINGS):
             counts["embedding"] += parameter.numel()
             continue
-        uncovered, dimensions = 1, []
-        for dim, size in enumerate(parameter.shape):
-            site = (name, dim)
-            uncovered *= size - len(exact[site])
-            if size > 1:
-                dimensions.append(_what_is_left(size, exact[site], streams[site], reasons[site]))
+        uncovered = math.prod(size - len(classes.exact[name, dim]) for dim, size in enumerate(parameter.shape))
         counts["prunable"] += parameter.numel() - uncovered
-        if any(left == "refused" for left in dimensions):
-            counts["refused"] += uncovered
-        elif len(parameter.shape) > 1 and "output" in dimensions:
-            counts["output"] += uncovered
-        else:
-            counts["residual"] += uncovered
+        dimensions = {classes.of(name, dim, size) for dim, size in enumerate(parameter.shape) if size > 1}
+        left = "refused" if "refused" in dimensions else "residual"
+        if left == "residual" and parameter.dim() > 1 and "output" in dimensions:
+            left = "output"
+        counts[left] += uncovered
     return Shares(**counts)
 
 
-def _by_dimension(neurons: NeuronMap) -> tuple[Any, Any, Any]:
-    """For every dimension of every parameter: positions in exact groups, in inexact ones, and reasons of the rest."""
-    exact: dict[tuple[str, int], set[int]] = defaultdict(set)
-    streams: dict[tuple[str, int], set[int]] = defaultdict(set)
-    reasons: dict[tuple[str, int], set[str]] = defaultdict(set)
-    for group in neurons:
-        for site, positions in group.members.items():
-            if group.exact:
-                exact[site].update(np.ravel(positions).tolist())
-            elif group.kind in ("residual", "other"):
-                streams[site].update(np.ravel(positions).tolist())
-            else:
-                reasons[site].add(group.note)
-    for entry in neurons.frozen:
-        for site in entry.sites:
-            reasons[site].add(entry.reason)
-    return exact, streams, reasons
-
-
-def _what_is_left(size: int, exact: set[int], streams: set[int], reasons: set[str]) -> str:
+class _Classes:
     """What the positions of a dimension are that no exact group holds."""
-    if size == len(exact):
-        return "prunable"
-    if any(not reason.startswith(_OUTSIDE) for reason in reasons):
-        return "refused"
-    if size == len(exact | streams):
-        return "residual"
-    return "output" if any(reason.startswith(_OUTSIDE[0]) for reason in reasons) else "kernel"
+
+    def __init__(self, neurons: NeuronMap, reading_inputs: Collection[str]) -> None:
+        self.exact: dict[tuple[str, int], set[int]] = defaultdict(set)
+        self._streams: dict[tuple[str, int], set[int]] = defaultdict(set)
+        self._reasons: dict[tuple[str, int], set[str]] = defaultdict(set)
+        self._reading_inputs = reading_inputs
+        for group in neurons:
+            kept = self.exact if group.exact else self._streams if group.kind in _STREAMS else None
+            for site, positions in group.members.items():
+                if kept is None:
+                    self._reasons[site].add(group.note)
+                else:
+                    kept[site].update(np.ravel(positions).tolist())
+        for entry in neurons.frozen:
+            for site in entry.sites:
+                self._reasons[site].add(entry.reason)
+
+    def of(self, name: str, dim: int, size: int) -> str:
+        """One of prunable, residual, output, kernel, input and refused, which is also what nothing is known of."""
+        site = (name, dim)
+        module, _, last = name.rpartition(".")
+        if size == len(self.exact[site]):
+            return "prunable"
+        if size == len(self.exact[site] | self._streams[site]):
+            return "residual"
+        if self._reasons[site]:
+            return "output" if all(reason.startswith(_OUTPUT) for reason in self._reasons[site]) else "refused"
+        if dim > 1:
+            return "kernel"
+        if dim == 1 and module in self._reading_inputs:
+            return "input"
+        return self.of(name.removesuffix("bias") + "weight", 0, size) if last == "bias" else "refused"

@@ -30,10 +30,11 @@ def version_of(tool: str) -> str:
 
 
 def append(record: Record) -> None:
-    """Add a line."""
+    """Add a line, after the end of one that was cut off."""
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    whole = not RESULTS.exists() or RESULTS.read_bytes()[-1:] in (b"", b"\n")
     with RESULTS.open("a") as file:
-        file.write(json.dumps(record) + "\n")
+        file.write(("" if whole else "\n") + json.dumps(record) + "\n")
 
 
 def latest() -> dict[tuple[str, str], Record]:
