@@ -29,6 +29,9 @@ class Edit(NamedTuple):
     value: int
 
 
+_MOST_BUILDS = 400
+
+
 @dataclass
 class Search:
     """A search for configurations that give the sizes of `target`. Iterating gives them, the likeliest first.
@@ -48,6 +51,7 @@ class Search:
     build: Callable[[Mapping[str, Any]], Sizes | None]
     implied: Mapping[str, int]
     reason: str = field(default="", init=False)
+    _builds_left: int = field(default=_MOST_BUILDS, init=False)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         dense = self.build(self.config)
@@ -83,7 +87,7 @@ class Search:
             yield explicit
 
     def _solutions(self, config: dict[str, Any], sizes: Sizes, seen: set[str]) -> Iterator[dict[str, Any]]:
-        """Changes that help, the one that mends most first, each followed to its end."""
+        """Every way from `config` to the target: a change of one attribute first, or of two that only help together."""
         wrong = {place: sizes[place] for place, size in self.target.items() if sizes[place] != size}
         if repr(config) in seen:
             return
@@ -91,42 +95,43 @@ class Search:
         if not wrong:
             yield config
             return
-        helpful = list(self._helpful(config, sizes, wrong))
-        if not helpful:
-            self.reason = self.reason or _why(wrong, self.target)
-        for _, _, changed, built in sorted(helpful, key=lambda found: found[:2]):
-            yield from self._solutions(changed, built, seen)
-
-    def _helpful(
-        self, config: dict[str, Any], sizes: Sizes, wrong: Mapping[Place, int]
-    ) -> Iterator[tuple[int, int, dict[str, Any], Sizes]]:
-        """(sizes left wrong, a number, configuration, its sizes): single edits, else pairs of edits."""
+        edits = list(_edits(config, wrong, self.target))
         partial: list[Edit] = []
+        reached = self._reached(config, sizes, wrong, ((edit,) for edit in edits), partial)
+        for _, changed, built in sorted(reached, key=lambda one: one[0]):
+            yield from self._solutions(changed, built, seen)
+        pairs = ((one, other) for one, other in combinations(partial, 2) if one.path != other.path)
+        for _, changed, built in self._reached(config, sizes, wrong, pairs, []):
+            yield from self._solutions(changed, built, seen)
+        self.reason = self.reason or _why(wrong, self.target)
+
+    def _reached(
+        self,
+        config: dict[str, Any],
+        sizes: Sizes,
+        wrong: Mapping[Place, int],
+        changes: Iterable[tuple[Edit, ...]],
+        partial: list[Edit],
+    ) -> Iterator[tuple[int, dict[str, Any], Sizes]]:
+        """Changes that make wrong sizes right and move no others: (sizes left wrong, configuration, its sizes).
+
+        Added to `partial` are edits that lead to no model alone, or move wrong sizes only and not to the end. Unless
+        what they move would need more than two values of the attribute: one value cannot be all of them.
+        """
         hopeless: set[Path] = set()
-        any_found = False
-        for change in _changes(_edits(config, wrong, self.target), partial, hopeless):
-            if len(change) > 1 and any_found:
-                return
+        for change in changes:
+            if change[0].path in hopeless or self._builds_left <= 0:
+                continue
+            self._builds_left -= 1
             changed = _with(config, change)
             built = self.build(changed)
             moved = [place for place in self.target if built[place] != sizes[place]] if built is not None else []
-            if built is not None and moved and all(built[place] == self.target[place] for place in moved):
-                any_found = True
-                yield len(wrong) - len(moved), len(changed), changed, built
-            elif len(change) == 1 and all(place in wrong for place in moved) and (moved or built is None):
+            if moved and built is not None and all(built[place] == self.target[place] for place in moved):
+                yield len(wrong) - len(moved), changed, built
+            elif len({Fraction(self.target[place], sizes[place]) for place in moved}) > 2:
+                hopeless.add(change[0].path)
+            elif all(place in wrong for place in moved) and (moved or built is None):
                 partial += change
-                if len({Fraction(self.target[place], sizes[place]) for place in moved}) > 2:
-                    hopeless.add(change[0].path)
-
-
-def _changes(edits: Iterable[Edit], partial: list[Edit], hopeless: set[Path]) -> Iterator[tuple[Edit, ...]]:
-    """Single edits, then pairs of those that, alone, led to no model or did only a part.
-
-    An attribute whose layers need more than two different values is not asked again: one value cannot be all of them.
-    """
-    yield from ((edit,) for edit in edits if edit.path not in hopeless)
-    useful = [edit for edit in partial if edit.path not in hopeless]
-    yield from ((one, other) for one, other in combinations(useful, 2) if one.path != other.path)
 
 
 def _edits(config: Mapping[str, Any], wrong: Mapping[Place, int], target: Sizes) -> Iterator[Edit]:
@@ -181,6 +186,4 @@ def _why(left: Mapping[Place, int], target: Sizes) -> str:
     place = next(iter(left))
     name, where = place
     what = f"dimension {where} of '{name}'" if isinstance(where, int) else f"'{where}' of '{name}'"
-    return (
-        f"no configuration makes {what} {target[place]} wide, as it is now ({left[place]} before), and keeps the rest"
-    )
+    return f"no configuration makes {what} {target[place]} wide ({left[place]} before) and keeps the rest"

@@ -59,17 +59,18 @@ def write_pretrained(
     Returns "" where transformers then loads the very model, which was tried, else why it is told not to.
     """
     _write_tokenizer(folder, model, tokenizer, base)
-    why_not = f"{type(model).__name__} is not a class of transformers itself"
-    if transformers_class(model) is not None:
+    if transformers_class(model) is None:
+        why_not = f"{type(model).__name__} is not a class of transformers itself"
+    elif origin is None:
         why_not = "its configuration does not build its dense architecture"
-    if origin is not None:
-        configurations = _search(model, origin, integers)
+    else:
+        why_not, configurations = "", _search(model, origin, integers)
         for options in islice(configurations, _MOST_TRIED):
             _write_configuration(folder, model, options)
             why_not = _why_not_the_same(folder, model)
             if not why_not:
                 return ""
-        why_not = configurations.reason or why_not
+        why_not = why_not or configurations.reason
     _write_configuration(folder, model, None, why_not)
     return why_not
 
