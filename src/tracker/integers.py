@@ -231,18 +231,19 @@ class _System:
         return len({self._at(expression, removed) for removed in draws}) == 1
 
     def _solved(self, expression: Expression, form: Form) -> bool:
-        """Whether letting one unknown attribute fall in proportion makes the equation hold."""
+        """Whether letting one unknown attribute fall, in proportion or one for one, makes the equation hold."""
         for source in dict.fromkeys(sources(expression)):
             if not isinstance(source, Attribute) or source in self.known:
                 continue
             value = self.value_of(source)
             scaled = {group: times * value / form.total for group, times in form.per_neuron.items()}
-            if not scaled or any(times != int(times) or times < 1 for times in scaled.values()):
-                continue
-            self.known[source] = Form(value, {group: int(times) for group, times in scaled.items()})
-            if self._holds(expression, form):
-                return True
-            del self.known[source]
+            for falls in (scaled, form.per_neuron):
+                if not falls or any(times != int(times) or times < 1 for times in falls.values()):
+                    continue
+                self.known[source] = Form(value, {group: int(times) for group, times in falls.items()})
+                if self._holds(expression, form):
+                    return True
+                del self.known[source]
         return False
 
     def _blame(self, expression: Expression, form: Form) -> Iterable[int]:
