@@ -117,7 +117,8 @@ def test_adapters_of_a_language_model(config: Any) -> None:
     exact = [group for group in neurons if group.exact]
     names = {group.name.removesuffix(".base_layer").rpartition("layers.")[2] for group in exact}
     assert {"0.self_attn.q_proj", "1.self_attn.q_proj", "0.mlp.gate_proj"} <= names  # "shared" ties the other
-    assert {group.kind for group in exact} <= {"attention", "mlp", "other"}, "an adapter makes no residual stream"
+    if config is not LLAMAS["shared"]:  # whose one low-rank product ties both blocks
+        assert {group.kind for group in exact} <= {"attention", "mlp", "other"}, "an adapter makes no residual stream"
     before = model(IDS).logits.detach()
     result = prune_(model, half(neurons), neurons)
     assert result.proof, result.unproven
