@@ -22,6 +22,7 @@ from pruner.snapshot import Snapshot
 from tracker import trial
 from tracker.admission import admitted_for_change, unwrapped
 from tracker.batches import Batch
+from tracker.caches import filled
 from tracker.compiled import drop_compiled_code
 from tracker.discover import example_call, neurons_of
 from tracker.errors import PlanError, VerificationError
@@ -317,6 +318,9 @@ def _slice(model: nn.Module, cuts: Iterable[_Cut], integers: Iterable[IntegerCha
         module = model.get_submodule(change.module)
         snapshot.hold(module, str(change.path[0]))
         write_path(module, change.path, change.new)
+    for module, name in filled(model):
+        snapshot.hold(module, name)
+        vars(module)[name] = {}
 
 
 def _kept(cut: _Cut) -> Tensor:

@@ -13,6 +13,7 @@ from torch import nn
 
 from tracker import fake, trial
 from tracker.admission import admitted, unwrapped
+from tracker.caches import filled, set_needed
 from tracker.errors import DiscoveryError
 from tracker.example_inputs import HOW_TO_GIVE_INPUTS, Call, candidate_calls, first_batch_call, given_call
 from tracker.fingerprint import structure_fingerprint
@@ -61,6 +62,7 @@ def discover(
         call = first_batch_call(model, data_loader)
     if call is None:
         call = _working_call(model)
+    _keep_what_is_needed(model, call)
     flow, sites = _trace(model, call)
     neurons = _map(model, flow, sites, query_heads=query_heads)
     neurons = _refuse(neurons, trial.refusals(model, neurons, call, None if flow.real else flow.constants))
@@ -108,6 +110,17 @@ def _working_call(model: nn.Module) -> Call:
     raise DiscoveryError(
         f"No example inputs for {type(model).__name__} could be guessed.{tried}", hint=HOW_TO_GIVE_INPUTS
     )
+
+
+def _keep_what_is_needed(model: nn.Module, call: Call) -> None:
+    """Tell dicts of tensors that the model cannot do without from caches, which it fills again."""
+    found = filled(model)
+    if found and _failure(model, call) is not None:
+        for one in found:
+            set_needed(*one, True)
+        for one in found:
+            set_needed(*one, False)
+            set_needed(*one, _failure(model, call) is not None)
 
 
 def _failure(model: nn.Module, call: Call) -> str | None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from tracker.attention import let_follow
+from tracker.caches import filled, function_caches_left
 from tracker.compiled import as_written
 from tracker.example_inputs import Call
 from tracker.layouts import Shapes
@@ -99,7 +100,15 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
     ]
     interrupt: KeyboardInterrupt | None = None
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=_cuda_devices(model)), unfused(), as_written():
+        with (
+            torch.no_grad(),
+            torch.random.fork_rng(devices=_cuda_devices(model)),
+            unfused(),
+            as_written(),
+            function_caches_left(model),
+        ):
+            for module, name in filled(model):
+                vars(module)[name].clear()
             for module in model.modules():
                 module.training = False
                 let_follow(module)
