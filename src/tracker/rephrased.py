@@ -1,4 +1,7 @@
-"""Functions of PyTorch that fill a tensor of a size of their own, in operators whose labels tell where it came from."""
+"""Functions of PyTorch as others that say the same: what fills a tensor of a size of its own, and what takes long.
+
+On fake tensors a recurrent layer runs two steps: every further one would say the same of its neurons.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 
 def _pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
@@ -34,7 +39,34 @@ def _pad_packed_sequence(
     return torch.stack(filled, 0 if not batch_first else 1), lengths
 
 
+def _recurrent(layer: Callable[..., Any]) -> Callable[..., Any]:
+    """Two steps of a recurrent layer, and as many copies of what they answer as there are steps."""
+
+    def shortened(x: Tensor, *args: Any) -> Any:
+        packed = not isinstance(args[2], bool)  # their batch sizes say how many steps there are
+        time = 1 if args[-1] else 0
+        if packed or not isinstance(x, FakeTensor) or x.shape[time] <= _STEPS:
+            return layer(x, *args)
+        out, *states = layer(x.index_select(time, torch.arange(_STEPS, device=x.device)), *args)
+        sizes = [-1, -1, -1]
+        sizes[time] = x.shape[time]
+        return out.narrow(time, 0, 1).expand(sizes).contiguous(), *states
+
+    return shortened
+
+
+_STEPS = 2
+_RECURRENT = (torch._VF.lstm, torch._VF.gru, torch._VF.rnn_tanh, torch._VF.rnn_relu)
+
 REPHRASED: Mapping[Callable[..., Any], Callable[..., Any]] = {
     functional.pad: _pad,
+    **{layer: _recurrent(layer) for layer in _RECURRENT},
     torch._VF._pad_packed_sequence: _pad_packed_sequence,
 }
+
+
+class Rephrasing(TorchFunctionMode):
+    """Runs these functions as the others."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return REPHRASED.get(func, func)(*args, **(kwargs or {}))
