@@ -15,6 +15,7 @@ from tracker.example_inputs import Call
 from tracker.neuron_map import NeuronGroup, NeuronMap
 from tracker.numbers import Numbers, Use, changed
 from tracker.places import raising
+from tracker.rephrased import Rephrasing
 from tracker.sizes import read_path, write_path
 
 Removed = Mapping[str, int | Sized]
@@ -138,7 +139,7 @@ def _forward(model: nn.Module, neurons: NeuronMap, removed: Removed, call: Call,
             write_path(model.get_submodule(module), path, new)
         inputs = stand_in_call(call)
         numbers = Numbers()
-        with numbers:
+        with Rephrasing(), numbers:
             fake.run(model, stand_in, inputs)
     return numbers.uses
 
