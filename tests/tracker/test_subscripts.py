@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracker.subscripts import Bounds, resolved, slices
+from tracker.subscripts import Bounds, listed, resolved, slices
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,21 @@ def test_every_slice_that_leaves_something_out_is_a_cut(parts: list[tuple[int | 
     found = list(slices(shape, tuple(slice(*part) for part in parts)))
     assert [slice_.axis for slice_ in found] == list(range(len(parts)))
     assert [slice_.cuts for slice_ in found] == [left < size for left, size in zip(kept, shape, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("index", "expected"),
+    [
+        ((..., [-2], slice(None)), {2: [-2]}),
+        ((slice(None), [0, 3]), {1: [0, 3]}),
+        ([1, 2], {0: [1, 2]}),
+        ((slice(None), [True, False]), {}),
+        ((0, [1]), {}),
+        (([0], [1]), {}),
+        ((slice(None), torch.tensor([0])), {}),
+        ((..., None, [1]), {}),
+    ],
+)
+def test_positions_that_a_subscript_lists(index: object, expected: dict[int, list[int]]) -> None:
+    found = {axis: listed(4, index, axis) for axis in range(4)}
+    assert {axis: positions for axis, positions in found.items() if positions is not None} == expected

@@ -11,7 +11,9 @@ from torch.utils._pytree import tree_leaves
 
 from tracker.labels import Block
 from tracker.operators.contractions import axis_block
+from tracker.operators.pieces import take
 from tracker.operators.registry import operator_rule
+from tracker.subscripts import listed
 
 if TYPE_CHECKING:
     from tracker.flow import Flow
@@ -99,9 +101,22 @@ def index(flow: Flow, out: Tensor, x: Tensor, indices: Sequence[Tensor | None], 
         if given is not None:
             flow.freeze(given, "is used as an index")
     looked, place, _ = layout(x, indices)
+    if len(looked) == 1 and (named := _named(flow, x, looked[0])) is not None:
+        take(flow, out, x, looked[0], named)
+        return
     for axis in looked:
         flow.fix(x, axis, "is looked up by index")
     flow.put(out, [Block(tuple(place[axis] for axis in block.axes), block.grid) for block in flow.blocks(x)])
+
+
+def _named(flow: Flow, x: Tensor, axis: int) -> list[int] | None:
+    """Positions that the code lists: they stay with all before them, or behind them where counted from the end."""
+    named = listed(x.dim(), flow.call.args[1], axis) if flow.call.name == "__getitem__" else None
+    if named is not None and (labels := flow.vector(x, axis)) is not None:
+        for position in named:
+            beyond = labels[position:] if position < 0 else labels[: position + 1]
+            flow.space.freeze(beyond, flow.located(f"is looked up at the constant position {position}"))
+    return named
 
 
 def is_mask(given: Tensor) -> bool:

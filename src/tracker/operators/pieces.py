@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from tracker.flow import Flow
 
 
-def take(flow: Flow, out: Tensor, x: Tensor, axis: int, part: slice) -> None:
-    """The labels of a part of one axis."""
+def take(flow: Flow, out: Tensor, x: Tensor, axis: int, part: slice | list[int]) -> None:
+    """The labels of a part of one axis: a slice, or some positions."""
     blocks = []
     for axes, grid in flow.blocks(x):
         if axis not in axes:

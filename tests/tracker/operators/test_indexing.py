@@ -71,3 +71,27 @@ def test_positions_are_added_to_tokens() -> None:
     found = check_exact(model, torch.randint(0, 9, (2, 4)))
     assert sizes(found) == {"tokens": 8}
     assert found["places"] is found["tokens"]
+
+
+@pytest.mark.parametrize(
+    ("positions", "left"), [([-2, -1], 6), ([0, 2], 5), ([2], 5), ([-1, 0], 6)], ids="last first one ends".split()
+)
+def test_listed_positions_stay_with_those_before_them(positions: list[int], left: int) -> None:
+    model = Sample(
+        lambda m, x: m.b(torch.cat([m.a(x)[..., positions], m.a(x)], 1)),
+        a=nn.Linear(6, 8), b=nn.Linear(8 + len(positions), 3),
+    )  # fmt: skip
+    found = check_exact(model, rows())
+    assert sizes(found) == {"a": left}
+    assert "looked up at the constant position" in reason(found, "a")
+
+
+def test_keys_and_values_listed_behind_the_query_heads() -> None:
+    def compute(m: Any, x: Tensor) -> Tensor:
+        qkv = m.qkv(x).view(*x.shape[:2], m.heads + 2, m.width).transpose(1, 2)
+        mixed = (qkv[:, :-2] @ qkv[:, [-2]].mT).softmax(-1) @ qkv[:, [-1]]
+        result: Tensor = m.out(mixed.transpose(1, 2).flatten(2))
+        return result
+
+    model = Sample(compute, qkv=nn.Linear(6, 18), out=nn.Linear(12, 6), heads=4, width=3)
+    assert sizes(check_exact(model, torch.randn(2, 5, 6))) == {"qkv": 4}
