@@ -12,9 +12,10 @@ from tracker.admission import unwrapped
 
 
 def structure_fingerprint(model: nn.Module) -> str:
-    """Names, shapes and kinds of all parameters and buffers, and the model's class; 16 hexadecimal digits.
+    """Names and shapes of all parameters and buffers, and the model's class; 16 hexadecimal digits.
 
-    The same for a model trained further; another for one that was pruned.
+    The same for a model trained further; another for one that was pruned. Buffers that are not saved do not count:
+    some models make them anew in every forward.
     """
     digest = hashlib.sha256(type(unwrapped(model)).__qualname__.encode())
     for name, tensor in _tensors(model):
@@ -34,5 +35,10 @@ def content_fingerprint(model: nn.Module) -> str:
 
 def _tensors(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
     inner = unwrapped(model)
+    passing = {
+        f"{name}.{buffer}".lstrip(".")
+        for name, module in inner.named_modules(remove_duplicate=False)
+        for buffer in module._non_persistent_buffers_set
+    }
     both = chain(inner.named_parameters(remove_duplicate=False), inner.named_buffers())
-    return sorted(both, key=lambda item: item[0])
+    return sorted(((name, tensor) for name, tensor in both if name not in passing), key=lambda item: item[0])

@@ -51,3 +51,11 @@ def test_wrappers_and_devices_do_not_count() -> None:
     compiled._orig_mod = model()  # as torch.compile wraps
     assert structure_fingerprint(compiled) == structure_fingerprint(model().to("meta"))
     assert len(structure_fingerprint(model())) == 16
+
+
+def test_buffers_that_are_made_anew_do_not_count() -> None:
+    model = nn.Linear(2, 2)
+    model.register_buffer("positions", torch.zeros(1), persistent=False)
+    before = structure_fingerprint(model), content_fingerprint(model)
+    model.positions = torch.zeros(5)
+    assert (structure_fingerprint(model), content_fingerprint(model)) == before
