@@ -1,6 +1,6 @@
 """Models of timm: the small ones of every module, and the odd ones.
 
-Images have the size that a model demands, and 128 where it takes any.
+Images have the size that a model demands, or the one in `_SIZES` where it takes few, and 128 where it takes any.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ samvit_base_patch16_224 vitamin_small_224 volo_d1_224 eca_vovnet39b ese_vovnet19
 xception41 xcit_nano_12_p16_224 xcit_tiny_12_p8_224
 """.split()
 
+_SIZES = {"halo": 256, "sehalo": 256, "eca_halo": 256, "lamhalo": 256, "bat_": 256, "deepseek_vit": 112}
+
 
 def entries() -> Iterator[Entry]:
     """All of them; raises where a module of timm is missing in the list."""
@@ -54,7 +56,7 @@ def entries() -> Iterator[Entry]:
     if missing:
         raise LookupError(f"No model of timm's {', '.join(sorted(missing))} in the zoo: add one to {__file__}.")
     for name, module in modules.items():
-        shape = _shape(timm.get_pretrained_cfg(name))
+        shape = _shape(name, timm.get_pretrained_cfg(name))
         yield Entry("timm", name, partial(_build, name, shape), module, "×".join(map(str, shape)))
 
 
@@ -62,9 +64,10 @@ def _module(name: str) -> str:
     return str(timm.model_entrypoint(name).__module__.rpartition(".")[2])
 
 
-def _shape(configuration: Any) -> tuple[int, ...]:
+def _shape(name: str, configuration: Any) -> tuple[int, ...]:
     default = configuration.input_size[1:]
-    sizes = default if configuration.fixed_input_size or max(default) <= 128 else (128, 128)
+    size = next((size for start, size in _SIZES.items() if name.startswith(start)), 128)
+    sizes = default if configuration.fixed_input_size or max(default) <= 128 else (size, size)
     return (1 if max(sizes) > 200 else 2, 3, *sizes)
 
 
