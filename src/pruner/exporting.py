@@ -35,6 +35,7 @@ from tracker.extras import require
 Format = Literal["onnx", "pt2"]
 Runner = Callable[[Batch], Sequence[Tensor]]
 
+_HOW_TO_GIVE_INPUTS = HOW_TO_GIVE_INPUTS.replace("discover(model", "export(model, path")
 _LARGEST_PROTOBUF = 2**31 - 2**24
 
 
@@ -142,12 +143,12 @@ def _batch(model: nn.Module, call: Call | None) -> Batch:
             if known is None:
                 continue
             raise ExportError(
-                f"{type(model).__name__} fails on the example inputs: {_first_line(error)}.", hint=HOW_TO_GIVE_INPUTS
+                f"{type(model).__name__} fails on the example inputs: {_first_line(error)}.", hint=_HOW_TO_GIVE_INPUTS
             ) from error
         return batch
     raise ExportError(
         f"No example inputs for {type(model).__name__} are known.",
-        hint=HOW_TO_GIVE_INPUTS.replace("discover", "export"),
+        hint=_HOW_TO_GIVE_INPUTS,
     )
 
 
@@ -207,8 +208,8 @@ def _onnx_runner(path: Path) -> Runner:
 def _compare(model: nn.Module, run: Runner, batch: Batch, *, other_rows: bool) -> tuple[str, float, float]:
     """The output that differs most, by how much, and how much it may: half of the digits of the coarsest type."""
     batches = [batch, *_with_other_rows(batch)] if other_rows else [batch]
-    floating = [tensor for tensor in model.parameters() if tensor.is_floating_point()]
-    tolerance = coarsest_eps([*floating, torch.empty(0)]) ** 0.5
+    parameters = [tensor for tensor in model.parameters() if tensor.is_floating_point()]
+    tolerance = coarsest_eps(parameters or [torch.empty(0)]) ** 0.5
     worst, worst_error = "", -1.0
     for inputs in batches:
         expected, found = _outputs(model, inputs), run(inputs)

@@ -32,6 +32,7 @@ def replacing(directory: str | PathLike[str], *, last: str) -> Iterator[Path]:
     """
     folder = Path(directory)
     pending = folder / _PENDING
+    made = not folder.exists()
     with _reported(folder):
         folder.mkdir(parents=True, exist_ok=True)
         settle(folder, last=last)
@@ -45,8 +46,9 @@ def replacing(directory: str | PathLike[str], *, last: str) -> Iterator[Path]:
             _flush(folder)
     except BaseException:
         shutil.rmtree(pending, ignore_errors=True)
-        with suppress(OSError):
-            folder.rmdir()  # only if nothing was in it before
+        if made:
+            with suppress(OSError):
+                folder.rmdir()
         raise
     settle(folder, last=last)
 

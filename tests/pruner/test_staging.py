@@ -33,10 +33,12 @@ def test_directories_among_the_files_are_kept(tmp_path):
 
 def test_nothing_comes_where_the_block_fails_and_no_directory_is_left_behind(tmp_path):
     write(tmp_path / "old", one="1")
-    for folder in ("old", "new"):
+    (tmp_path / "empty").mkdir()
+    for folder in ("old", "empty", "new"):
         with pytest.raises(TypeError):
             write(tmp_path / folder, one="2", two=2)  # type: ignore[arg-type]
     assert contents(tmp_path) == {"old/one": "1"}
+    assert (tmp_path / "empty").exists()
     assert not (tmp_path / "new").exists()
 
 
