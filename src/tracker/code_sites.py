@@ -99,7 +99,10 @@ def spot() -> Spot | None:
     """Where the model's code stands; None outside of a module's methods and the functions that they call."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.startswith(_PASSED_ON):
+        handed_over = frame.f_code.co_name == "handle_torch_function"
         frame = frame.f_back
+        if handed_over and frame is not None:  # by a function of PyTorch's, which got what the model's code gave
+            frame = frame.f_back
     stack: list[Standing] = []
     while frame is not None and len(stack) < _DEEPEST and not frame.f_code.co_filename.startswith((_OURS, _TORCH)):
         running, instruction = frame.f_code, frame.f_lasti

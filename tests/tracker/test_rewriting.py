@@ -239,3 +239,19 @@ def test_one_place_in_a_loop_cannot_have_two_sizes() -> None:
 
     found = check_exact(Loop(), torch.randn(2, 5))
     assert any("which does not follow" in entry.reason for entry in found.frozen)
+
+
+def test_functions_of_pytorch_that_are_python_are_no_obstacle() -> None:
+    class Split(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.both, self.out = nn.Linear(12, 24), nn.Linear(12, 12)
+
+        def forward(self, x: Tensor) -> Tensor:
+            c = x.shape[-1]
+            a, b = torch.split(self.both(x), (c, c), -1)
+            result: Tensor = x + self.out(a * b)
+            return result
+
+    found = check_exact(nn.Sequential(nn.Linear(5, 12), Split(), nn.Linear(12, 4)), torch.randn(2, 5))
+    assert sorted(group.size for group in found) == [12, 12]
