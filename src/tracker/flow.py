@@ -350,17 +350,17 @@ class Flow:
         """An expression must come out as the number of `labels` that stay."""
         self.explain_axis(expression, Grid(labels), 0, place)
 
-    def virtual(self, tensor: Tensor, axis: int, size: Any) -> None:
-        """An axis made to order (`zeros(B, C)`, `expand`) follows the size it was made with."""
-        if isinstance(size, Tracked) and tensor.shape[axis] > 1 and self.axis_of(tensor, axis) is None:
-            self.explain_axis(size.expression, self.follow_others(tensor, axis), 0)
+    def virtual(self, tensor: Tensor, axis: int, size: Any, each: int = 1) -> None:
+        """An axis made to order (`zeros(B, C)`, `expand`) follows the size it was made with, by `each` positions."""
+        if isinstance(size, Tracked) and tensor.shape[axis] > each and self.axis_of(tensor, axis) is None:
+            self.explain_count(size.expression, self.follow_others(tensor, axis, each))
 
-    def follow_others(self, tensor: Tensor, axis: int) -> Grid:
-        """An axis without neurons of its own goes with whatever it is tied to."""
-        grid = Grid(self.space.fresh(tensor.shape[axis]))
-        self.space.virtual.append(grid.cells)
-        self.put(tensor, [*self.blocks(tensor), Block((axis,), grid)])
-        return grid
+    def follow_others(self, tensor: Tensor, axis: int, each: int = 1) -> Labels:
+        """An axis without neurons of its own goes with whatever it is tied to, `each` positions together."""
+        labels = self.space.fresh(tensor.shape[axis] // each)
+        self.space.virtual.append(labels)
+        self.put(tensor, [*self.blocks(tensor), Block((axis,), Grid(labels.repeat(each)))])
+        return labels
 
     def own_size(self, expression: Expression, grid: Grid, axis: int) -> bool:
         """Whether an expression is computed from the size of this very axis."""
