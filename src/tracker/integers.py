@@ -88,13 +88,19 @@ class _System:
         self.draws += [np.maximum(sizes - 1, 0)]
         self.draws += [random.integers(0, np.maximum(sizes, 1)) for _ in range(_DRAWS)]
         self.known: dict[Attribute, Form] = {}
+        made_to_order = np.zeros(flow.space.size, dtype=bool)
+        for labels in flow.space.virtual:
+            made_to_order[labels] = True
+        self.only_virtual = np.ones(parts.count, dtype=bool)
+        self.only_virtual[parts.of[~made_to_order]] = False
         self.forms: dict[tuple[int, int], Form] = {}
         self.minimum: dict[int, int] = {}
 
     def refusals(self) -> dict[int, str]:
         """Groups that make the code's own sizes or numbers wrong; an empty answer means all equations hold."""
         found: dict[int, str] = {}
-        equations = [(equation, self.form(equation.grid, equation.axis)) for equation in self.flow.equations]
+        stated = (equation for equation in self.flow.equations if not self._adrift(equation.grid))
+        equations = [(equation, self.form(equation.grid, equation.axis)) for equation in stated]
         for equation, form in equations:
             for group in form.uneven:
                 found.setdefault(group, f"`{equation.where}` cuts through it")
@@ -116,6 +122,11 @@ class _System:
                 for group in self._groups_in(use.expression):
                     found.setdefault(group, f"its size is {_used(use.expression)} at {use.where}")
         return found
+
+    def _adrift(self, grid: Grid) -> bool:
+        """Whether an axis made to order met nothing that has a size of its own: then any size is right."""
+        parts = self.parts.of[grid.cells]
+        return bool(self.only_virtual[parts].all()) and not self.parts.frozen[parts].any()
 
     def form(self, grid: Grid, axis: int) -> Form:
         """What stays of an axis of a grid."""
