@@ -60,6 +60,10 @@ class Shapes(FakeTensorMode):
                 return self.empty(args[0], _contiguous(args[0]), kwargs["dtype"] or torch.get_default_dtype(), _CPU)
         return super().__torch_dispatch__(func, types, args, kwargs)
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and to say so at every call takes time
+
     def empty(self, shape: Shape, strides: Shape, dtype: torch.dtype, device: torch.device) -> Tensor:
         """A fake tensor."""
         with torch._C._DisableTorchDispatch():
