@@ -196,13 +196,13 @@ def _create_random(first: int) -> Callable[[Flow, Call, Any], None]:
 
 
 def _repeat(flow: Flow, call: Call, out: Any) -> None:
-    """An axis of size one that is repeated follows the number of times; elsewhere that is a number."""
+    """An axis without neurons that is repeated follows the number of times; elsewhere that is a number."""
     before, times = call.args[0], _sizes(call, 1, "repeats" if "repeats" in call.kwargs else "dims")
     new = out.dim() - len(times)
     for axis, count in enumerate(times, new):
         at = axis - out.dim() + before.dim()
-        if at < 0 or before.shape[at] == 1:
-            flow.virtual(out, axis, count)
+        if flow.axis_of(out, axis) is None:
+            flow.virtual(out, axis, count, 1 if at < 0 else before.shape[at])
         else:
             _must_stay(count)
 
@@ -294,6 +294,7 @@ _READINGS: Mapping[str, Callable[[Flow, Call, Any], None]] = {
     "full": _create_full(0),
     "rand": _create_random(0),
     "randn": _create_random(0),
+    "new": _create(1),
     "new_full": _create_full(1),
     "zeros": _create(0),
     "ones": _create(0),
