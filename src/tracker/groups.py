@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import lcm
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tracker.flow import Consumption, Flow, Writing
-from tracker.labels import Labels
+from tracker.labels import Labels, distinct
 from tracker.neuron_map import Frozen, Kind, NeuronGroup, Positions, Read, Site
 from tracker.resolve import Components
+
+Found = TypeVar("Found")
 
 UNSEEN = "is read by what is no parameter's dimension"
 INSIDE = "a weight is computed from a sum over it"
@@ -52,7 +55,7 @@ def group(flow: Flow, parts: Components, sites: Sequence[LabelledSite]) -> Group
         touched[vector] = True
     alive = touched & ~parts.frozen
     group_of, rank = _partition(vectors, alive)
-    positions = [_by_group(vector, group_of, rank) for vector in vectors]
+    positions = _shared(vectors, lambda vector: _by_group(vector, group_of, rank))
     count = int(group_of.max(initial=-1)) + 1
     facts = _Facts.of(flow, owners_of, group_of, count)
     members: list[dict[Site, Positions]] = [{} for _ in range(count)]
@@ -104,11 +107,18 @@ def _partition(vectors: Sequence[Labels], alive: NDArray[np.bool_]) -> tuple[NDA
     signature = np.zeros((2, len(alive)), dtype=np.uint64)
     first = np.full(len(alive), -1, dtype=np.int64)
     offset = 0
-    for number, vector in enumerate(vectors):
-        for half in range(2):
-            np.add.at(signature[half], vector, random[number, half])
-        new = np.flatnonzero(first[vector] < 0)[::-1]  # the first of several positions is written last
-        first[vector[new]] = offset + new
+    codes = _shared(vectors, lambda _: np.zeros(2, dtype=np.uint64))  # one array for all places of the same neurons
+    for code, numbers in zip(codes, random, strict=True):
+        code += numbers
+    done: set[int] = set()
+    for vector, code in zip(vectors, codes, strict=True):
+        if id(code) not in done:
+            done.add(id(code))
+            new = np.flatnonzero(first[vector] < 0)[::-1]  # the first of several positions is written last
+            first[vector[new]] = offset + new
+            components = distinct(vector)
+            times = np.bincount(np.searchsorted(components, vector)) if len(components) < len(vector) else 1
+            signature[:, components] += code[:, None] * np.asarray(times, dtype=np.uint64)
         offset += len(vector)
     chosen = np.flatnonzero(alive)
     group_of = np.full(len(alive), -1, dtype=np.int64)
@@ -127,6 +137,20 @@ def _partition(vectors: Sequence[Labels], alive: NDArray[np.bool_]) -> tuple[NDA
     sizes = np.bincount(group_of[by_place])
     rank[by_place] = np.arange(len(by_place)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     return group_of, rank
+
+
+def _shared(vectors: Sequence[Labels], compute: Callable[[Labels], Found]) -> list[Found]:
+    """`compute` of every vector; those that are equal, as along a residual stream, share one result."""
+    known: dict[tuple[int, ...], list[tuple[Labels, Found]]] = {}
+    results = []
+    for vector in vectors:
+        alike = known.setdefault((len(vector), *vector[:1].tolist(), *vector[-1:].tolist()), [])
+        result = next((found for other, found in alike if np.array_equal(vector, other)), None)
+        if result is None:
+            result = compute(vector)
+            alike.append((vector, result))
+        results.append(result)
+    return results
 
 
 def _by_group(vector: Labels, group_of: NDArray[np.int64], rank: NDArray[np.int64]) -> dict[int, Positions]:
@@ -161,18 +185,18 @@ class _Facts:
         parts = owners_of.parts
         marked: dict[str, set[int]] = {"attention": set(), "stream": _streams(flow, parts, group_of), "expert": set()}
         for labels, mark in flow.space.marks:
-            marked[mark].update(np.unique(group_of[parts.of[labels]]).tolist())
+            marked[mark].update(distinct(group_of[parts.of[labels]]).tolist())
         notes = [""] * count
         unseen = [(c.activation, UNSEEN) for c in flow.consumptions if not owners_of.find(c)]
         within = [(labels, INSIDE) for labels in _summed_in_weights(flow, parts.of, group_of)]
         for labels, reason in reversed([*unseen, *within, *flow.space.inexact]):
-            for index in np.unique(group_of[parts.of[labels]]).tolist():
+            for index in distinct(group_of[parts.of[labels]]).tolist():
                 if index >= 0:
                     notes[index] = reason
         multiples, minima = [1] * count, [1] * count
         for demands, meet, of_all in ((flow.space.multiples, lcm, multiples), (flow.space.minima, max, minima)):
             for labels, demand in demands:
-                for index in np.unique(group_of[parts.of[labels]]).tolist():
+                for index in distinct(group_of[parts.of[labels]]).tolist():
                     if index >= 0:
                         of_all[index] = meet(of_all[index], demand)
         return cls(
@@ -234,7 +258,7 @@ def _streams(flow: Flow, parts: Components, group_of: NDArray[np.int64]) -> set[
         first_read[parts.of[consumption.activation]] = number
     streams: set[int] = set()
     for labels, before in flow.sums:
-        components = np.unique(parts.of[labels])
+        components = distinct(parts.of[labels])
         streams.update(group_of[components[first_read[components] < before]].tolist())
     return streams
 
@@ -269,12 +293,17 @@ class _Owners:
         self.parts, self.sites = parts, sites
         self._starts = np.array([int(site.labels[0]) for site in sites], dtype=np.int64)
         self._order = np.argsort(self._starts)
+        self._sorted = self._starts[self._order]
+        self._ends = self._sorted + np.array([len(sites[number].labels) for number in self._order], dtype=np.int64)
         self._by_tensor: dict[str, list[int]] = {}
         for number, site in enumerate(sites):
             self._by_tensor.setdefault(site.names[0], []).append(number)
 
     def find(self, use: Consumption | Writing) -> set[int]:
         """The sites that own the labels of a weight's axis; of a computed weight, those that it was computed from."""
+        alone = int(np.searchsorted(self._sorted, use.weight.min(), side="right")) - 1
+        if alone >= 0 and use.weight.max() < self._ends[alone]:
+            return {int(self._order[alone])}
         at = self._order[np.searchsorted(self._starts[self._order], use.weight, side="right") - 1]
         found = {int(n) for n in np.unique(at) if use.weight[at == n][0] < self._starts[n] + len(self.sites[n].labels)}
         if found:

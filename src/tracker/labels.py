@@ -44,6 +44,7 @@ class LabelSpace:
     """All labels of one trace and every fact about them, in arrays."""
 
     size: int = 0
+    starts: list[int] = field(default_factory=list)
     left: list[Labels] = field(default_factory=list)
     right: list[Labels] = field(default_factory=list)
     frozen: list[tuple[Labels, str]] = field(default_factory=list)
@@ -57,6 +58,7 @@ class LabelSpace:
 
     def fresh(self, count: int) -> Labels:
         """`count` new labels."""
+        self.starts.append(self.size)
         self.size += count
         return np.arange(self.size - count, self.size, dtype=np.int32)
 
@@ -125,3 +127,16 @@ class LabelSpace:
 def constant_axes(cells: Labels) -> list[int]:
     """Axes along which all labels are equal."""
     return [axis for axis in range(cells.ndim) if (cells == cells.take([0], axis)).all()]
+
+
+def is_run(labels: NDArray[np.integer]) -> bool:
+    """Whether these are consecutive integers, ascending."""
+    return bool(labels[-1] - labels[0] == len(labels) - 1 and (np.diff(labels) == 1).all())
+
+
+def distinct(numbers: NDArray[np.integer]) -> NDArray[np.integer]:
+    """`np.unique` for a vector, without sorting or hashing where it is ascending already, as vectors of labels are."""
+    rises = np.diff(numbers)
+    if len(numbers) and (rises >= 0).all():
+        return numbers[np.flatnonzero(np.append(True, rises > 0))]
+    return np.unique(numbers)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from tracker.labels import Grid, Labels, LabelSpace
+from tracker.labels import Grid, Labels, LabelSpace, is_run
 
 Mask = NDArray[np.bool_]
 RECTANGLE = "shares a view with the neurons that are removed there"
@@ -56,7 +56,7 @@ def resolve(space: LabelSpace, *, query_heads: bool = False) -> Components:
 
     With `query_heads`, query heads that share a key and value go by themselves, as many from each of these.
     """
-    of = _connect(np.arange(space.size, dtype=np.int32), space.left, space.right)
+    of = _connect(*_whole_vectors(space))
     open_grids = list(space.joints)
     while True:
         parts = Components(of, np.zeros(int(of.max()) + 1 if len(of) else 0, dtype=bool))
@@ -76,15 +76,57 @@ def resolve(space: LabelSpace, *, query_heads: bool = False) -> Components:
         open_grids = still_open
 
 
+def _whole_vectors(space: LabelSpace) -> tuple[Labels, list[Labels], list[Labels]]:
+    """Components from the ties of whole vectors to whole vectors, which are most, and the ties that are left.
+
+    The labels of one vector are tied to those of another one by one, so that the first's can stand for both: a residual
+    stream is found by looking at its vectors, not at each of its labels.
+    """
+    starts = np.array(space.starts, dtype=np.int64)
+    lengths = np.diff(starts, append=space.size)
+    number_of = dict(zip(space.starts, range(len(starts)), strict=True))
+    first = list(range(len(starts)))
+
+    def root(number: int) -> int:
+        while first[number] != number:
+            first[number] = number = first[first[number]]
+        return number
+
+    left, right = [], []
+    for one, other in zip(space.left, space.right, strict=True):
+        if not len(one):
+            continue
+        a, b = number_of.get(int(one[0])), number_of.get(int(other[0]))
+        whole = a is not None and b is not None and lengths[a] == len(one) == lengths[b]
+        if a is not None and b is not None and whole and is_run(one) and is_run(other):
+            low, high = sorted((root(a), root(b)))
+            first[high] = low
+        else:
+            left.append(one)
+            right.append(other)
+    roots = np.array([root(number) for number in range(len(starts))], dtype=np.int64)
+    kept = np.where(roots == np.arange(len(roots)), lengths, 0)
+    shifts = (np.cumsum(kept) - kept)[roots] - starts
+    of = np.arange(space.size, dtype=np.int32) + np.repeat(shifts, lengths).astype(np.int32)
+    return of, left, right
+
+
 def _connect(of: Labels, left: list[Labels], right: list[Labels]) -> Labels:
     """Merge components along new ties."""
     if not left:
         return of
-    count = int(of.max()) + 1
     a, b = of[np.concatenate(left)], of[np.concatenate(right)]
-    graph = coo_matrix((np.ones(len(a), dtype=np.int8), (a, b)), shape=(count, count))
-    merged: Labels = connected_components(graph, directed=False)[1].astype(np.int32)
-    return merged[of]
+    apart = a != b
+    a, b = a[apart], b[apart]
+    tied = np.zeros(int(of.max()) + 1, dtype=bool)
+    tied[a] = tied[b] = True
+    place = np.cumsum(tied, dtype=np.int32) - 1
+    count = int(place[-1]) + 1
+    graph = coo_matrix((np.ones(len(a), dtype=np.int8), (place[a], place[b])), shape=(count, count))
+    merged = np.cumsum(~tied, dtype=np.int32) - 1
+    merged[tied] = connected_components(graph, directed=False)[1] + (len(tied) - count)
+    result: Labels = merged[of]
+    return result
 
 
 def _varying(cells: Labels) -> list[int]:

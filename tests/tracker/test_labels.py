@@ -1,8 +1,10 @@
 """Labels, grids and their margins."""
 
 import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tracker.labels import Block, LabelSpace, constant_axes
+from tracker.labels import Block, LabelSpace, constant_axes, distinct, is_run
 
 
 def tied(space: LabelSpace) -> set[tuple[int, int]]:
@@ -65,3 +67,15 @@ def test_constant_axes() -> None:
     assert constant_axes(np.array([[1, 1], [2, 2]], dtype=np.int32)) == [1]
     assert constant_axes(np.array([[1, 1], [1, 1]], dtype=np.int32)) == [0, 1]
     assert constant_axes(np.array([[1, 2], [3, 4]], dtype=np.int32)) == []
+
+
+@given(st.lists(st.integers(0, 5)))
+def test_distinct_is_unique(numbers: list[int]) -> None:
+    for array in (np.array(numbers, dtype=np.int32), np.array(sorted(numbers), dtype=np.int32)):
+        assert distinct(array).tolist() == np.unique(array).tolist()
+
+
+def test_a_run_is_consecutive() -> None:
+    assert is_run(np.array([3, 4, 5]))
+    assert not is_run(np.array([3, 5, 4, 6]))
+    assert not is_run(np.array([5, 4, 3]))

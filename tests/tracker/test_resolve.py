@@ -104,3 +104,24 @@ def _free_slabs(parts: Components, grid: Grid, axis: int) -> bool:
     cells = np.moveaxis(parts.of[grid.cells], axis, 0).reshape(grid.cells.shape[axis], -1)
     free = ~parts.frozen[cells]
     return all((slab == slab[0]).all() for slab in cells[free.any(axis=1)])
+
+
+@given(st.data())
+def test_whole_vectors_and_parts_of_them_are_tied_alike(data: st.DataObject) -> None:
+    space = LabelSpace()
+    vectors = [space.fresh(data.draw(st.integers(1, 4))) for _ in range(data.draw(st.integers(1, 6)))]
+    pairs = []
+    for _ in range(data.draw(st.integers(0, 8))):
+        a, b = data.draw(st.sampled_from(vectors)), data.draw(st.sampled_from(vectors))
+        length = data.draw(st.integers(1, min(len(a), len(b))))
+        a, b = a[:length], b[-length:]
+        if data.draw(st.booleans()):
+            a = a[::-1]
+        space.tie(a, b)
+        pairs += list(zip(a.tolist(), b.tolist(), strict=True))
+    of = list(range(space.size))
+    for one, other in pairs:
+        of = [of[one] if part == of[other] else part for part in of]
+    found = resolve(space).of.tolist()
+    assert all((found[i] == found[j]) == (of[i] == of[j]) for i in range(space.size) for j in range(space.size))
+    assert sorted(set(found)) == list(range(len(set(found))))
