@@ -20,7 +20,7 @@ from pruner.checkpoint import load_pruned, save_pruned
 from pruner.manifest import MAX_MANIFEST_BYTES
 from pruner.plan import PruningPlan
 from tracker.discover import discover
-from tracker.errors import CheckpointError
+from tracker.errors import CheckpointError, MissingExtraError
 from tracker.fingerprint import content_fingerprint
 
 
@@ -323,6 +323,39 @@ def test_manifests_that_are_none(directory, edit, said):
 def test_manifests_that_are_no_json_object(directory, content):
     (directory / "pruning.json").write_bytes(content)
     refused(directory, "pruning.json")
+
+
+@pytest.mark.parametrize(
+    ("site", "said"),
+    [
+        ("forward@3.0-3.5=8#0123abcd", "is not the one that was pruned"),
+        ("__init__@1.0-1.5=8#0123abcd", "is not the one that was pruned"),
+        ("forward@3.0-3.5=9000000#0123abcd", "no integer attribute"),
+        ("os.system('true')", "no integer attribute"),
+        ("absent@3.0-3.5=8#0123abcd", "is not to be found"),
+    ],
+)
+def test_sizes_in_code_go_only_where_the_very_code_is_known(directory, site, said):
+    def edit(data: dict[str, Any]) -> None:
+        data["integers"].append({"module": "", "path": ["code_sizes", site], "value": 6})
+        data["history"][0]["integers"].append({"module": "", "path": ["code_sizes", site], "old": 8, "new": 6})
+
+    change(directory, edit)
+    refused(directory, said)
+
+
+def test_an_origin_that_would_fetch_something_is_refused(directory):
+    hostile = {"library": "timm", "name": "hf-hub:evil/model", "options": {}}
+    change(directory, lambda data: data.update(origin=hostile))
+    with pytest.raises((CheckpointError, MissingExtraError)):
+        load_pruned(directory)
+    change(directory, lambda data: data.update(origin=hostile | {"library": "os"}))
+    refused(directory, "origin.library")
+
+
+def test_a_tensor_that_is_said_to_lie_apart_must_lie_there(directory):
+    change(directory, lambda data: data["tensors"]["up.weight"].update(apart=True))
+    refused(directory, "'up.weight' is to lie in buffers.safetensors, of which nothing is said")
 
 
 def test_a_manifest_of_a_gigabyte_is_not_read(directory):

@@ -19,6 +19,7 @@ from tracker.discover import discover
 from tracker.errors import CheckpointError, StorageError
 from tracker.fingerprint import content_fingerprint, structure_fingerprint
 from tracker.neuron_map import NeuronMap
+from tracker.rewriting import CODE_SIZES
 
 
 def half(neurons: NeuronMap) -> PruningPlan:
@@ -314,3 +315,41 @@ def test_a_file_that_other_programs_can_read(tmp_path):
     header = (tmp_path / "model.safetensors").read_bytes()[8:].split(b"}}")[0]
     assert b'"format":"pt"' in header
     assert json.loads(Path(tmp_path / "pruning.json").read_text())["version"] == 1
+
+
+class WidthInTheCode(nn.Module):
+    """Attention whose code takes the joint width of the heads from its input, where no attribute can follow them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.qkv, self.proj = 4, nn.Linear(16, 48), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, tokens, width = x.shape
+        q, k, v = self.qkv(x).reshape(rows, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        mixed = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+        out: Tensor = self.proj(mixed.transpose(1, 2).reshape(rows, tokens, width))
+        return out
+
+
+def test_sizes_in_the_authors_code_are_loaded_too(tmp_path):
+    model, x = WidthInTheCode(), torch.randn(2, 5, 16)
+    neurons = discover(model, x)
+    assert len(neurons) == 1
+    prune_(model, PruningPlan({next(iter(neurons)).name: [1, 2]}))
+    save_pruned(model, tmp_path)
+    assert any(entry.path[0] == CODE_SIZES for entry in read_manifest(tmp_path).integers)
+    for source in (WidthInTheCode, WidthInTheCode(), model):
+        assert same_answers(load_pruned(tmp_path, source), model, x)
+
+
+def test_a_state_dict_is_what_the_plain_file_holds_and_other_buffers_lie_beside_it(tmp_path):
+    model = nn.Module()
+    model.register_buffer("kept", torch.ones(2))
+    model.register_buffer("apart", torch.zeros(3), persistent=False)
+    save_pruned(model, tmp_path)
+    assert load_file(tmp_path / "model.safetensors").keys() == {"kept"}
+    assert load_file(tmp_path / "buffers.safetensors").keys() == {"apart"}
+    (tmp_path / "buffers.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"no readable buffers\.safetensors"):
+        load_pruned(tmp_path, model)
