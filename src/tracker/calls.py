@@ -166,8 +166,7 @@ def _create(first: int) -> Callable[[Flow, Call, Any], None]:
     def reading(flow: Flow, call: Call, out: Any) -> None:
         sizes = _sizes(call, first, "size")
         if sizes and isinstance(sizes[0], Sequence):  # and a value to fill it with
-            sizes, *value = sizes
-            _must_stay(*value)
+            sizes = sizes[0]
         for axis, size in enumerate(sizes if len(sizes) == out.dim() else ()):
             flow.virtual(out, axis, size)
 
