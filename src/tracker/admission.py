@@ -95,13 +95,13 @@ def _check_module(name: str, module: nn.Module) -> None:
         raise DiscoveryError(
             f"{_called(name, module)} holds quantised weights ('{packed[0]}', {dtype}).", hint=_BEFORE_QUANTISING
         )
-    hook = getattr(module, "_hf_hook", None)
+    hook = vars(module).get("_hf_hook")
     if any(getattr(one, "offload", False) for one in (hook, *getattr(hook, "hooks", ()))):
         raise DiscoveryError(
             f"{_called(name, module)} has weights that accelerate keeps elsewhere and brings for each forward.",
             hint="Load the model without offloading; its weights may then be on any device.",
         )
-    if hasattr(module, "merged_adapters"):
+    if hasattr(type(module), "merged_adapters"):
         _check_adapters(name, module)
 
 

@@ -127,6 +127,7 @@ class Flow:
     constants: list[Use] = field(default_factory=list)
     consumptions: list[Consumption] = field(default_factory=list)
     written: list[Writing] = field(default_factory=list)
+    unlabelled: set[str] = field(default_factory=set)  # parameters that weights without labels are computed from
     sums: list[Sum] = field(default_factory=list)
     own_memory: set[int] = field(default_factory=set)  # of parameters and buffers
     unused: dict[int, tuple[Tensor, list[tuple[Labels, str]]]] = field(default_factory=dict)  # results, by their id
@@ -270,8 +271,18 @@ class Flow:
     def note_writer(self, weight: Tensor, out_axis: int | None) -> None:
         """The weight writes what its axis `out_axis` indexes."""
         origin = self.origin(weight)
-        if out_axis is not None and origin is not None and (written := self.vector(weight, out_axis)) is not None:
+        if out_axis is None or not origin:
+            return
+        written = self.vector(weight, out_axis)
+        if written is not None:
             self.written.append(Writing(written, origin, self.operator))
+        elif weight.shape[out_axis] > 1:
+            self.note_unlabelled(weight)
+
+    def note_unlabelled(self, weight: Tensor) -> None:
+        """A weight has lost its labels on the way from the parameters it is computed from."""
+        if _storage(weight) not in self.own_memory:
+            self.unlabelled |= self.origin(weight) or frozenset()
 
     def note_reader(self, x: Tensor, axis: int, read: Labels, weight: Tensor, site: Labels) -> None:
         """A weight, whose contracted axis has the labels `site`, reads `read` along an axis of `x`."""
@@ -425,6 +436,9 @@ class _Operators(TorchDispatchMode):
             flow.operators_without_rule[flow.operator] += 1
             for tensor in inputs:
                 flow.freeze(tensor, f"enters `{flow.operator}`, which has no rule")
+        elif origin is None:
+            for tensor in inputs:
+                flow.note_unlabelled(tensor)
         for tensor in outputs:
             flow.set_origin(tensor, origin)
         if origin is None and isinstance(func, torch._ops.OpOverload) and func._schema.is_mutable:

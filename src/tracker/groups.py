@@ -81,6 +81,7 @@ def frozen_parts(flow: Flow, parts: Components, sites: Sequence[LabelledSite]) -
     for index in reversed(range(len(flow.space.frozen))):
         first_reason[parts.of[flow.space.frozen[index][0]]] = index
     written = _Owners(parts, sites).all_of(flow.written)
+    written |= {number for number, site in enumerate(sites) if site.names[0] in flow.unlabelled}
     entries: dict[tuple[str, str], tuple[int, list[Site]]] = {}
     for number, site in enumerate(sites):
         components = parts.of[site.labels]

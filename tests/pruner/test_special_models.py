@@ -551,6 +551,21 @@ def test_products_of_two_weights(width: int) -> None:
     says(model, wanted)
 
 
+def test_a_weight_of_which_no_neuron_can_go_is_named() -> None:
+    class Orthonormal(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(8, 5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return linear(x, torch.linalg.qr(self.weight).Q)
+
+    neurons = discover(nn.Sequential(Orthonormal(), nn.ReLU(), nn.Linear(8, 3)).double(), X)
+    assert not neurons.groups
+    assert {frozen.name for frozen in neurons.frozen} == {"0", "2"}
+    assert all(frozen.reason for frozen in neurons.frozen)
+
+
 # Shared memory and what hangs on parameters
 
 

@@ -220,6 +220,7 @@ class Adapted(nn.Module):
     """A layer with adapters, as peft builds them."""
 
     adapter_layer_names = ("lora_A",)
+    merged_adapters: tuple[str, ...] = ()
 
     def __init__(self, active: list[str], *, merged: tuple[str, ...] = (), disabled: bool = False) -> None:
         super().__init__()
