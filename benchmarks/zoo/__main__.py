@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -60,21 +61,20 @@ def _measure(entries: list[Entry], tools: list[str], options: argparse.Namespace
     versions = {tool: store.version_of(tool) for tool in tools}
     for module in modules.values():
         module.warm_up()
-    known = {} if options.again else store.latest()
-    tasks = [
-        (entry, tool)
-        for entry in entries
-        for tool in tools
-        if known.get((entry.key, tool), {}).get("version") != versions[tool]
-    ]
+    tasks = [(entry, tool) for entry in entries for tool in tools]
+
+    def waiting() -> Iterator[tuple[Entry, str]]:
+        for entry, tool in tasks:  # looked up now, for another run may have measured it meanwhile
+            if options.again or store.latest().get((entry.key, tool), {}).get("version") != versions[tool]:
+                yield entry, tool
 
     def measure(task: tuple[Entry, str], report: Any) -> None:
         modules[task[1]].measure(task[0], report)
 
-    for number, ((entry, tool), facts) in enumerate(child.run_each(tasks, measure, options.jobs), 1):
+    for number, ((entry, tool), facts) in enumerate(child.run_each(waiting(), measure, options.jobs), 1):
         head = {"key": entry.key, "library": entry.library, "name": entry.name, "module": entry.module}
         store.append({**head, "given": entry.given, "tool": tool, "version": versions[tool], **facts})
-        print(f"[{number}/{len(tasks)}] {tool:5} {entry.key}: {_short(facts)}", file=sys.stderr, flush=True)
+        print(f"[{number} of at most {len(tasks)}] {tool:5} {entry.key}: {_short(facts)}", file=sys.stderr, flush=True)
 
 
 def _short(facts: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -63,7 +64,9 @@ def write(records: Mapping[tuple[str, str], Record]) -> str:
         f"- `{ours['key']}`: {why}" for found in pairs.values() for ours, _ in found if (why := miss(ours)) is not None
     ]
     where = machine()
-    kind = f"Machine: {where['processor']}, {where['cores']} cores, one thread, torch {where['torch']}."
+    kind = (
+        f"Machine: {where['processor']}, {where['cores']} cores, one thread, torch {where['torch']}. {_versions(pairs)}"
+    )
     parts = ["# The zoo", head, kind, _NOTES.strip(), "## Misses", "\n".join(misses) or "None."]
     for library, found in pairs.items():
         parts += [f"## {library}", _table(_COLUMNS, [_row(*pair) for pair in found])]
@@ -74,6 +77,15 @@ def write(records: Mapping[tuple[str, str], Record]) -> str:
 
     draw(pairs, RESULTS / "zoo.png")
     return head
+
+
+def _versions(pairs: Mapping[str, Sequence[Pair]]) -> str:
+    """Which code was measured: it may have changed between two runs that together made the table."""
+    counts = Counter(ours["version"] for found in pairs.values() for ours, _ in found)
+    if len(counts) == 1:
+        return f"Code measured: {next(iter(counts))}."
+    rows = ", ".join(f"{count} rows {version}" for version, count in counts.most_common())
+    return f"The code changed while the table was made: {rows}."
 
 
 def _summary(pairs: Mapping[str, Sequence[Pair]]) -> str:
