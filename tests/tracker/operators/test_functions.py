@@ -146,3 +146,34 @@ def test_attention_with_functions_keeps_heads_that_these_tell_apart(biased: bool
 
     model = Sample(compute, qkv=nn.Linear(6, 192), out=nn.Linear(64, 6), heads=4)
     assert sizes(check_exact(model, torch.randn(1, 128, 6))) == expected
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda m, h: torch.arange(5).to(h).repeat(m.heads, 1)[..., None],
+        lambda m, h: torch.arange(5).to(h).tile((m.heads, 1))[..., None],
+        lambda m, h: torch.arange(5).to(h).repeat(m.heads).view(m.heads, 5, 1),
+        lambda m, h: h.new(m.heads, 5, 1).zero_(),
+    ],
+    ids="repeat tile run new".split(),
+)
+def test_what_is_made_once_a_head_follows_the_heads(made: Callable[..., Tensor]) -> None:
+    def compute(m: Any, x: Tensor) -> Tensor:
+        heads = m.a(x).unflatten(-1, (m.heads, -1)).transpose(1, 2)
+        result: Tensor = m.b((heads.softmax(-1) + made(m, heads)).transpose(1, 2).flatten(2))
+        return result
+
+    model = Sample(compute, a=nn.Linear(6, 12), b=nn.Linear(12, 3), heads=4)
+    assert sizes(check_exact(model, torch.randn(2, 5, 6))) == {"a": 4}
+
+
+def test_what_is_made_once_a_head_and_meets_none_keeps_nothing() -> None:
+    def compute(m: Any, x: Tensor) -> Tensor:
+        offset = torch.arange(5).to(x).repeat(m.heads, 1).mean()
+        heads = m.a(x).unflatten(-1, (m.heads, -1))
+        result: Tensor = m.b((heads.softmax(-1) + 0 * offset).flatten(2))
+        return result
+
+    model = Sample(compute, a=nn.Linear(6, 12), b=nn.Linear(12, 3), heads=4)
+    assert sizes(check_exact(model, torch.randn(2, 5, 6))) == {"a": 4}
