@@ -121,3 +121,24 @@ def conv_tbc(flow: Flow, out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, *
     flow.contract(x, 2, weight, 1, 2)
     flow.put(out, [*axis_block(flow, flow.vector(x, 1), 1), *axis_block(flow, flow.vector(weight, 2), 2)])
     flow.tie_axes(out, 2, bias, 0, "has a bias without neurons")
+
+
+@operator_rule("torchvision::deform_conv2d")
+def deformable(
+    flow: Flow, out: Tensor, x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor, bias: Tensor, *numbers: int
+) -> None:
+    """A convolution that looks where `offset` says; `numbers` end with its groups, those of the offsets and a flag."""
+    for tensor in (offset, mask):
+        for axis in range(1, tensor.dim()):
+            flow.fix(tensor, axis, "says where to convolve")
+    for axis in (2, 3):
+        flow.fix(weight, axis, KERNEL)
+        flow.fix(x, axis, "is an axis that is convolved over")
+    *_, groups, offset_groups, _ = numbers
+    if (groups, offset_groups) != (1, 1):
+        for axis in (0, 1):
+            flow.fix(weight, axis, CONSTANT_GROUPS)
+        flow.fix(x, 1, CONSTANT_GROUPS)
+    flow.contract(x, 1, weight, 1, 0)
+    flow.put(out, [*axis_block(flow, flow.vector(x, 0), 0), *axis_block(flow, flow.vector(weight, 0), 1)])
+    flow.tie_axes(out, 1, bias, 0, "has a bias without neurons")

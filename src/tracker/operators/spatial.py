@@ -120,3 +120,13 @@ def col2im(
         windows = labels.reshape(-1, math.prod(kernel))
         blocks += axis_block(flow, flow.space.tie_along(windows, 1), channel)
     flow.put(out, [*blocks, *other_axes(flow, x, [channel])])
+
+
+@operator_rule(*(f"torchvision::{name}" for name in ("roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool")))
+def regions(flow: Flow, out: Any, x: Tensor, boxes: Tensor, *args: Any) -> None:
+    """Regions of pictures, one after the other, in one size; where the name begins with `ps`, channels are places."""
+    flow.freeze(boxes, "says which regions to look at")
+    for axis in (0, 2, 3) if ".ps_" not in flow.operator else range(4):
+        flow.fix(x, axis, "is looked at in regions")
+    pooled = out if isinstance(out, Tensor) else out[0]
+    flow.put(pooled, flow.blocks(x))
