@@ -86,7 +86,7 @@ def entry_by_entry(flow: Flow, tensors: Sequence[Tensor], dim: int, index: Tenso
 @operator_rule(
     "take", "masked_select", "put", "multinomial", "searchsorted", "bincount", "histc", "nonzero", "_unique2"
 )
-@operator_rule("unique_dim", "unique_consecutive", "equal")
+@operator_rule("unique_dim", "unique_consecutive", "equal", "torchvision::nms")
 def by_value(flow: Flow, out: Any, *args: Any, **kwargs: Any) -> None:
     """Values decide what comes out, and how much of it."""
     for leaf in tree_leaves((args, kwargs)):
