@@ -34,6 +34,7 @@ _OPERANDS: Mapping[str, tuple[int, int]] = {
     "addmv": (1, 2),
     "baddbmm": (1, 2),
     "linear": (0, 1),
+    "_grouped_mm": (0, 1),
     "convolution": (0, 1),
     "_convolution": (0, 1),
     "convolution_overrideable": (0, 1),
