@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -59,7 +60,7 @@ def build_model(name: str) -> nn.Module:
     if name.startswith("timm:"):
         return load_model(name, pretrained=False)
     if name.startswith("torchvision:"):
-        return load_model(name, weights=None)
+        return load_model(name, **_without_weights(name.removeprefix("torchvision:")))
     if ":" in name and not Path(name).is_dir():
         return load_model(name)
     transformers = require("transformers", "transformers")
@@ -119,6 +120,15 @@ def _from_torchvision(name: str, options: dict[str, Any]) -> nn.Module:
     return _from_zoo(
         "torchvision", name, require("torchvision.models", "vision").get_model, {"weights": "DEFAULT"} | options
     )
+
+
+def _without_weights(name: str) -> dict[str, None]:
+    """Options for a torchvision model without trained weights, also of the backbone that some are built on."""
+    try:
+        builder = require("torchvision.models", "vision").get_model_builder(name)
+    except ValueError:  # an unknown name, of which loading says more
+        return {"weights": None}
+    return {"weights": None} | {key: None for key in ("weights_backbone",) if key in signature(builder).parameters}
 
 
 def _from_zoo(zoo: str, name: str, create: Callable[..., nn.Module], options: dict[str, Any]) -> nn.Module:

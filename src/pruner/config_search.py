@@ -29,7 +29,7 @@ class Edit(NamedTuple):
     value: int
 
 
-_MOST_BUILDS = 400
+_MOST_BUILDS = 200
 
 
 @dataclass

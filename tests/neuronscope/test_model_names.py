@@ -10,7 +10,12 @@ import torch
 from torch import nn
 
 from neuronscope.model_names import build_model, load_model
+from pruner.apply import prune_
+from pruner.checkpoint import save_pruned
+from pruner.plan import PruningPlan
+from tracker.discover import discover
 from tracker.errors import MissingExtraError, ModelNameError
+from tracker.fingerprint import content_fingerprint
 
 
 @pytest.fixture
@@ -62,10 +67,25 @@ def test_the_zoos_give_trained_weights_to_load_and_none_to_build(
         calls.append((name, options))
         return nn.Linear(3, 2)
 
-    module(library, **{builder: create})
+    module(library, **{builder: create}, get_model_builder=lambda _: create)
     load_model(name)
     build_model(name)
     assert calls == [("tiny", trained), ("tiny", untrained)]
+
+
+def test_a_backbone_comes_without_weights_too(module: Callable[..., ModuleType]) -> None:
+    calls: list[dict[str, Any]] = []
+
+    def segmentation(*, weights: Any = "DEFAULT", weights_backbone: Any = "DEFAULT") -> nn.Module:
+        calls.append({"weights": weights, "weights_backbone": weights_backbone})
+        return nn.Linear(3, 2)
+
+    def get_model(name: str, **options: Any) -> nn.Module:
+        return segmentation(**options)
+
+    module("torchvision.models", get_model=get_model, get_model_builder=lambda _: segmentation)
+    build_model("torchvision:tiny")
+    assert calls == [{"weights": None, "weights_backbone": None}]
 
 
 @pytest.mark.parametrize(
@@ -146,6 +166,15 @@ def test_building_needs_no_weights_and_takes_no_memory_on_the_meta_device(bert: 
         name: tensor.shape for name, tensor in bert.state_dict().items()
     }
     assert all(parameter.is_meta for parameter in model.parameters())
+
+
+def test_a_pruned_directory_knows_its_model_by_itself(bert: nn.Module, tmp_path: Path) -> None:
+    discover(bert)
+    prune_(bert, PruningPlan({"bert.encoder.layer.0.intermediate.dense": [0, 4]}))
+    for base in ("someone/not-on-this-machine", "os:abort"):
+        save_pruned(bert, tmp_path / "pruned", base=base)
+        loaded = load_model(str(tmp_path / "pruned"))
+        assert content_fingerprint(loaded) == content_fingerprint(bert)
 
 
 def test_pickled_transformers_weights_are_not_read(bert: nn.Module, tmp_path: Path) -> None:
