@@ -23,7 +23,6 @@ from tracker import trial
 from tracker.admission import admitted_for_change, unwrapped
 from tracker.batches import Batch
 from tracker.caches import filled
-from tracker.compiled import drop_compiled_code
 from tracker.discover import example_call, neurons_of
 from tracker.errors import PlanError, VerificationError
 from tracker.fingerprint import structure_fingerprint
@@ -213,7 +212,6 @@ def _operate(
         if holds and commit:
             _record(model, result, snapshot)
             snapshot.commit()
-            drop_compiled_code(wrapped)
     if batch is not None and agreement is not None and not agreement.holds:
         raise _disproved(model, found, removed, batch, agreement)
     return result

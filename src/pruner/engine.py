@@ -19,7 +19,7 @@ from pruner.limits import checked_share
 from pruner.recommended import planned_without_model
 from pruner.scope import Scope
 from tracker.activity import ActivityStats
-from tracker.admission import unwrapped
+from tracker.admission import admitted_for_change, unwrapped
 from tracker.errors import ConfigError, PlanError, nearest
 from tracker.neuron_map import NeuronMap
 from tracker.recommendations import Recommendations, load_recommendations
@@ -311,7 +311,7 @@ class PruningEngine:
         if not isinstance(model, nn.Module):
             raise PlanError(f"The model is of type {type(model).__name__}.", hint="Give a torch.nn.Module.")
         log.configure(self.config.logging, self.output_dir)
-        model = unwrapped(model)
+        model = admitted_for_change(model)
         if self.config.validation.validate_inputs:
             check_weights(model)
         neurons = current_map(model, data_loader)

@@ -8,6 +8,8 @@ from typing import Any, Self
 import torch
 from torch import nn
 
+from tracker.compiled import drop_compiled_code
+
 _ABSENT = object()
 
 
@@ -45,6 +47,7 @@ class Snapshot:
     def commit(self) -> None:
         """Keep the changes."""
         self._settled = True
+        drop_compiled_code()
 
     def restore(self) -> None:
         """Put back what was there, last change first."""

@@ -38,7 +38,7 @@ from pruner.scope import Scope
 from pruner.skeleton import skeleton
 from pruner.verification import FailedChecksError
 from tracker.activity import ActivityStats
-from tracker.admission import unwrapped
+from tracker.admission import admitted_for_change
 from tracker.batches import Batch, accuracy, evaluating, iter_batches
 from tracker.engine import NeuronEngine
 from tracker.errors import DataError
@@ -124,7 +124,7 @@ class IntegratedTrackingPruningWorkflow:
         After any error, `KeyboardInterrupt` included, the model is as it was, bit for bit, and of the run's files only
         those of a failed check are left.
         """
-        bare = unwrapped(model)
+        bare = admitted_for_change(model)
         batch = _first_batch(bare, data_loader)
         log.configure(self.pruner.config.logging, self.output_dir)
         outputs = start_run(self.output_dir, model_name, model_bytes=count_bytes(bare))

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
 
 
 @contextmanager
@@ -24,19 +23,12 @@ def as_written() -> Iterator[None]:
         yield
 
 
-def is_compiled(model: nn.Module) -> bool:
-    """Whether the model or a part of it goes through `torch.compile`, by its wrapper or in place."""
-    return any(
-        getattr(module, "_compiled_call_impl", None) is not None or "_orig_mod" in module._modules
-        for module in model.modules()
-    )
+def drop_compiled_code() -> None:
+    """Have what was compiled so far compiled anew at its next call, as it must be once a model has changed.
 
-
-def drop_compiled_code(model: nn.Module) -> None:
-    """Have a compiled model compiled anew at its next call.
-
-    Its guards would notice the new shapes, but old code keeps its memory and counts towards PyTorch's limit on
-    recompilations. PyTorch drops the code of all models at once, so that others compile again too.
+    Guards would notice most changes, but not those of weights that were compiled in as constants (inductor's
+    `freezing`), and old code keeps its memory and counts towards PyTorch's limit on recompilations. Which code belongs
+    to which model cannot be known, so the code of all goes.
     """
-    if is_compiled(model):
+    if "torch._dynamo" in sys.modules:
         torch.compiler.reset()

@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from pruner.apply import check, prune_, pruning_history
 from pruner.engine import PruningEngine
 from pruner.plan import PruningPlan
+from pruner.workflow import IntegratedTrackingPruningWorkflow
 from tracker.discover import discover
 from tracker.errors import DiscoveryError, PlanError
 
@@ -107,14 +108,36 @@ def test_compiled_parts_are_compiled_again() -> None:
     says(model, wanted)
 
 
-def test_the_one_inside_of_a_compiled_model_may_be_pruned() -> None:
+class Freezing(Counting):
+    """A compiler that makes constants of the weights, as inductor's `freezing` does."""
+
+    def __call__(self, graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., tuple[Tensor, ...]]:
+        self.graphs += 1
+        weights = [x.detach().clone() if isinstance(x, nn.Parameter) else None for x in inputs]
+
+        def run(*now: Tensor) -> tuple[Tensor, ...]:
+            with torch.no_grad():
+                out: tuple[Tensor, ...] = graph(*(x if w is None else w for x, w in zip(now, weights, strict=True)))
+            return out
+
+        return run
+
+
+@pytest.mark.skipif(not hasattr(torch.compiler, "skip_all_guards_unsafe"), reason="this PyTorch always guards")
+def test_code_that_holds_the_weights_of_a_model_is_dropped_wherever_it_is() -> None:
     torch.compiler.reset()
-    model = net()
-    compiled = torch.compile(model, backend="eager")
-    compiled(X)
-    wanted = expected(model)
-    pruned(model)
+    model, compiler = net(), Freezing()
+    wanted, whole = expected(model), model(X).detach()
+    unguarded = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
+    compiled = torch.compile(model, backend=compiler, options=unguarded)
+    engine = PruningEngine()
+    says(compiled, whole)
+    engine.backup(model)
+    pruned(model)  # the one inside
     says(compiled, wanted)
+    engine.restore(model)
+    says(compiled, whole)
+    assert compiler.graphs == 3
 
 
 def test_pruning_a_compiled_model_often_keeps_it_compiled() -> None:
@@ -179,6 +202,17 @@ def test_a_distributed_model_is_refused_until_it_is_unwrapped(process_group: Non
     says(again, wanted)
     again(X).sum().backward()
     assert model.fc1.weight.grad.shape == (5, 5)
+
+
+def test_the_engine_and_the_workflow_refuse_a_distributed_model_too(process_group: None, tmp_path: Path) -> None:
+    wrapped = nn.parallel.DistributedDataParallel(net())
+    for act in (
+        lambda: PruningEngine().prune_by_magnitude(wrapped, data_loader=[X]),
+        lambda: IntegratedTrackingPruningWorkflow(output_dir=tmp_path).run_complete_workflow(wrapped, [X]),
+    ):
+        with pytest.raises(DiscoveryError, match="wrap it again"):
+            act()
+    assert wrapped.module.fc1.weight.shape == (8, 5)
 
 
 def test_a_model_that_cannot_be_cut_is_refused_with_a_map_too() -> None:
