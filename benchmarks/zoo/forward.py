@@ -58,6 +58,7 @@ class Seen(TorchDispatchMode):
         self.attention = False
         self.casts: Counter[str] = Counter()
         self.reading_inputs: set[nn.Module] = set()
+        self.used: set[int] = set()  # where the memory of what operators read begins
         self._products: set[int] = set()
         self._running: list[str] = []
 
@@ -66,6 +67,7 @@ class Seen(TorchDispatchMode):
         result = operator(*args, **(kwargs or {}))
         name = str(operator)
         inputs = [x for x in tree_leaves(args) if isinstance(x, Tensor)]
+        self.used |= {x.untyped_storage().data_ptr() for x in inputs}
         if any(word in name for word in ("scaled_dot_product", "multi_head_attention", "transformer_encoder_layer")):
             self.attention = True
         elif "bmm" in name and not any(isinstance(x, nn.Parameter) for x in inputs):

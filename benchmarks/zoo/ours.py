@@ -106,7 +106,7 @@ def _proof_in(entry: Entry, neurons: NeuronMap, dtype: torch.dtype) -> dict[str,
         dense = outputs(model, args, kwargs)
     if not dense or not all(bool(torch.isfinite(x).all()) for x in dense):
         raise OverflowError("the outputs of the dense model are not finite")
-    counted = shares(model, neurons, seen.reading_inputs).to_json()
+    counted = shares(model, neurons, seen).to_json()
     random = np.random.default_rng(0)
     plan = _half(neurons, {group.name: random.permutation(group.size).tolist() for group in neurons})
     with masked(model, plan, neurons):

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from benchmarks.zoo.forward import Seen
 from torch import nn
 
 from tracker import NeuronMap
@@ -20,12 +21,12 @@ _EMBEDDINGS = ("embed", "token", "pos")
 
 @dataclass(frozen=True)
 class Shares:
-    """Parameters by where they lie; the five numbers add up to the model.
+    """Parameters by where they lie; the numbers add up to the model.
 
     `prunable`: in an exact group by one of their dimensions at least. `residual`: in none, and all of their neurons
     belong to inexact groups of the residual width (kinds "residual" and "other") or to the model's inputs or outputs.
     `output`: the same, in a layer that writes the model's output. `embedding`: tables, position and class tokens.
-    `refused`: the rest.
+    `unused`: what no operator reads, such as classifiers for training only. `refused`: the rest.
     """
 
     prunable: int
@@ -33,10 +34,11 @@ class Shares:
     refused: int
     output: int
     embedding: int
+    unused: int
 
     @property
     def share(self) -> float:
-        """Prunable parameters over all but embeddings and the output layer."""
+        """Prunable parameters over all but embeddings, the output layer and what is not used."""
         return self.prunable / max(1, self.prunable + self.residual + self.refused)
 
     @property
@@ -49,9 +51,9 @@ class Shares:
         return {**asdict(self), "share": self.share, "share_beside_residual": self.share_beside_residual}
 
 
-def shares(model: nn.Module, neurons: NeuronMap, reading_inputs: Collection[nn.Module] = ()) -> Shares:
-    """Count the parameters of a dense model, of which these modules read the model's inputs."""
-    classes = _Classes(neurons, {name for name, module in model.named_modules() if module in reading_inputs})
+def shares(model: nn.Module, neurons: NeuronMap, seen: Seen) -> Shares:
+    """Count the parameters of a dense model that was `seen` running."""
+    classes = _Classes(neurons, {name for name, module in model.named_modules() if module in seen.reading_inputs})
     tables = {
         id(parameter)
         for module in model.modules()
@@ -61,6 +63,9 @@ def shares(model: nn.Module, neurons: NeuronMap, reading_inputs: Collection[nn.M
     counts = dict.fromkeys(Shares.__dataclass_fields__, 0)
     for name, parameter in model.named_parameters():
         last = name.rpartition(".")[2]
+        if parameter.untyped_storage().data_ptr() not in seen.used:
+            counts["unused"] += parameter.numel()
+            continue
         if id(parameter) in tables or any(word in last for word in _EMBEDDINGS):
             counts["embedding"] += parameter.numel()
             continue

@@ -17,10 +17,9 @@ Record = dict[str, Any]
 def version_of(tool: str) -> str:
     """A fingerprint of everything that a tool's result depends on: its code, ours around it, and the libraries."""
     zoo = Path(__file__).parent
+    files = [zoo / f"{name}.py" for name in (tool, "forward", "limits", "randomise")]
     if tool == "ours":
-        files = [*(ROOT / "src/tracker").rglob("*.py"), *(ROOT / "src/pruner").rglob("*.py"), zoo / "ours.py"]
-    else:
-        files = [zoo / "rival.py"]
+        files += [zoo / "shares.py", *(ROOT / "src/tracker").rglob("*.py"), *(ROOT / "src/pruner").rglob("*.py")]
     digest = hashlib.sha256()
     for file in sorted(files):
         digest.update(file.read_bytes())
