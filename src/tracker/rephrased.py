@@ -55,11 +55,20 @@ def _recurrent(layer: Callable[..., Any]) -> Callable[..., Any]:
     return shortened
 
 
+def _attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Attention to one head is attention to as many copies: so it runs as one operator, whatever the heads."""
+    heads = query.shape[1] if query.dim() == 4 else 1
+    if heads > 1:
+        key, value = (t.expand(-1, heads, -1, -1) if t.dim() == 4 and t.shape[1] == 1 else t for t in (key, value))
+    return functional.scaled_dot_product_attention(query, key, value, *args, **kwargs)
+
+
 _STEPS = 2
 _RECURRENT = (torch._VF.lstm, torch._VF.gru, torch._VF.rnn_tanh, torch._VF.rnn_relu)
 
 REPHRASED: Mapping[Callable[..., Any], Callable[..., Any]] = {
     functional.pad: _pad,
+    functional.scaled_dot_product_attention: _attention,
     **{layer: _recurrent(layer) for layer in _RECURRENT},
     torch._VF._pad_packed_sequence: _pad_packed_sequence,
 }

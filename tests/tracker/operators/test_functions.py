@@ -121,8 +121,10 @@ def one_key(m: Any, x: Tensor, attend: Callable[..., Tensor]) -> Tensor:
         lambda q, k, v: torch.matmul(torch.matmul(q, k.transpose(-1, -2)).softmax(-1), v),
         lambda q, k, v: torch.einsum("bhij,bgjd->bhid", torch.einsum("bhid,bgjd->bhij", q, k).softmax(-1), v),
         lambda q, k, v: F.scaled_dot_product_attention(q, k.expand_as(q), v.expand_as(q)),
+        lambda q, k, v: F.scaled_dot_product_attention(q, k, v),
+        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, torch.ones(5, 5, dtype=torch.bool).tril()),
     ],
-    ids="operator matmul einsum fused".split(),
+    ids="operator matmul einsum fused broadcast masked".split(),
 )
 def test_query_heads_that_share_a_key_head(attend: Callable[..., Tensor]) -> None:
     model = Sample(
