@@ -325,11 +325,20 @@ def _kept(cut: _Cut) -> Tensor:
     """The part of a tensor that stays, as dense as the tensor was and in the same memory format."""
     data = cut.tensor.data
     for dim in sorted(cut.keep, key=lambda dim: len(cut.keep[dim]) / data.shape[dim]):  # the deepest cut first
-        data = data.index_select(dim, cut.keep[dim].to(data.device))
+        data = _selected(data, dim, cut.keep[dim])
     layout = _DENSE_LAYOUTS.get(cut.tensor.dim())
     if layout and cut.tensor.is_contiguous(memory_format=layout) and not cut.tensor.is_contiguous():
         return data.contiguous(memory_format=layout)
     return data
+
+
+def _selected(data: Tensor, dim: int, keep: Tensor) -> Tensor:
+    """`data.index_select(dim, keep)`; by NumPy where that is PyTorch's slowest: columns of two bytes an element."""
+    if data.element_size() == 2 and dim == data.dim() - 1 and data.device.type == "cpu" and data.is_contiguous():
+        made = data.new_empty((*data.shape[:-1], len(keep)))
+        data.view(torch.int16).numpy().take(keep.numpy(), -1, out=made.view(torch.int16).numpy(), mode="clip")
+        return made
+    return data.index_select(dim, keep.to(data.device))
 
 
 def _record(model: nn.Module, result: PruneResult, snapshot: Snapshot) -> None:

@@ -463,3 +463,14 @@ def test_an_interrupt_at_any_line_leaves_the_old_model_or_the_new_one(run, proof
         assert place == "_operate", "the first line after the commit"
     else:
         assert {"restore", "__exit__"} <= set(places)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_columns_and_rows_of_every_type_are_those_that_stay(dtype: torch.dtype) -> None:
+    model = nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 3)).to(dtype)
+    rows, columns = model[0].weight.detach()[[0, 2, 3, 6]], model[2].weight.detach()[:, [0, 2, 3, 6]]
+    discover(model, torch.zeros(2, 5, dtype=dtype))
+    prune_(model, PruningPlan({"0": [1, 4, 5]}), proof=False)
+    assert torch.equal(model[0].weight, rows)
+    assert torch.equal(model[2].weight, columns)
+    assert model[2].weight.is_contiguous()
