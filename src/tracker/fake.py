@@ -162,14 +162,14 @@ def _put_back(found: Sequence[_Found], contents: Sequence[tuple[Any, Any]]) -> N
 def unfused() -> Iterator[None]:
     """Attention and recurrent layers run as the operators they consist of, not as one that hides what reads what."""
     backends: Any = torch.backends
-    before = backends.mha.get_fastpath_enabled(), backends.mkldnn.enabled
+    before = backends.mha.get_fastpath_enabled(), backends.mkldnn.enabled, backends.cudnn.enabled
     try:
         backends.mha.set_fastpath_enabled(False)
-        backends.mkldnn.enabled = False
+        backends.mkldnn.enabled = backends.cudnn.enabled = False
         yield
     finally:
         backends.mha.set_fastpath_enabled(before[0])
-        backends.mkldnn.enabled = before[1]
+        backends.mkldnn.enabled, backends.cudnn.enabled = before[1:]
 
 
 @contextmanager
