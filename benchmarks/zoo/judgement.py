@@ -27,7 +27,13 @@ def outcome(record: Record) -> str:
         return "crashes"
     if not record["exact"]:
         return "nothing pruned"
-    return "works" if record["error"] <= record["tolerance"] else "another function"
+    # What is wrong differs by much more than rounding, and this is between the two.
+    return "works" if record["error"] <= record["tolerance"] ** 0.5 else "another function"
+
+
+def exact(record: Record) -> bool:
+    """Whether ours found groups, and is the masked model to the last digits."""
+    return outcome(record) == "works" and bool(record["error"] <= record["tolerance"])
 
 
 def _rival_outcome(record: Record) -> str:
@@ -42,10 +48,11 @@ def miss(record: Record) -> str | None:
     what = outcome(record)
     if what in ("crashes", "hangs"):
         return f"{what} ({record.get('stage')}): {record.get('why', 'no answer')}"
-    if what == "another function":
-        return f"sliced and masked differ by {record['error']:.0e} ({record.get('cast') or 'no cast'})"
     if what == "nothing pruned":
         return f"no exact group; {_reasons(record)}"
+    if not exact(record):
+        how = "differ" if what == "another function" else "differ in rounding"
+        return f"sliced and masked {how} by {record['error']:.0e} ({record.get('cast') or 'no cast'})"
     if record["moved"] == 0.0:
         return "the removal changed nothing, so it proves nothing"
     if record["share_beside_residual"] < ENOUGH:
@@ -82,7 +89,7 @@ def summary(pairs: Iterable[tuple[Record, Record | None]]) -> dict[str, Any]:
     return {
         "models": len(rows),
         "without a miss": sum(miss(mine) is None for mine in ours),
-        "exact": sum(outcome(mine) == "works" for mine in ours),
+        "exact": sum(exact(mine) for mine in ours),
         "silent errors": sum(outcome(mine) == "another function" for mine in ours),
         "hangs": sum(outcome(mine) == "hangs" for mine in ours),
         "with attention": len(attending),

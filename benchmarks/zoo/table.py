@@ -35,6 +35,7 @@ not count. Ours are those of `discover`, a magnitude plan of half of every exact
 - **exact**: another random half of every exact group is removed from a fresh copy in float64, and every output is
   compared with the dense model in which hooks zero what the consumers of these neurons read; the error is
   max|a - b| / max|b|, and at most 1e-10, or the epsilon of a type that the model itself casts to, which is then named.
+  A **silent error** is more than the square root of that; what lies between is rounding, and a miss.
 - **share**: parameters that lie in exact groups by one of their dimensions, over all but embeddings and the output
   layer; in brackets the same without what belongs to nothing but the residual width. A model is a **miss** when it is
   not exact, hangs, or when the share in brackets is under 80 %.

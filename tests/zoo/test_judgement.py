@@ -30,6 +30,7 @@ RIVAL: dict[str, Any] = {"tool": "rival", "stage": "done", "result": "ok", "seco
     [
         ({}, "works", None),
         ({"error": 1e-3}, "another function", "1e-03"),
+        ({"error": 2e-9}, "works", "differ in rounding by 2e-09"),
         ({"error": float("inf")}, "another function", "inf"),
         ({"error": 1e-8, "tolerance": 1e-7, "cast": "casts to float32 in Norm"}, "works", None),
         ({"exact": {}}, "nothing pruned", "is folded"),
