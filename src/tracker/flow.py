@@ -8,7 +8,7 @@ calls above, where integers still know their origin (`tracker.sizes`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -407,7 +407,13 @@ class _Operators(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.flow = flow
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and to say so at every operator takes time
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.prim.device.default:  # every other operator is this question
+            return func(*args)
         with torch._C.DisableTorchFunction():  # what reads sizes in here is not the model's code
             return self._apply(func, args, kwargs or {})
 
@@ -421,8 +427,8 @@ class _Operators(TorchDispatchMode):
         if torch.Tag.inplace_view in getattr(func, "tags", ()):  # its rule needs to see the tensor as it was
             given = (flow.as_it_is(args[0]), *args[1:])
         out = func(*args, **kwargs)
-        inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        outputs = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        inputs = list(_tensors((*args, *kwargs.values())))
+        outputs = [out] if isinstance(out, Tensor) else list(_tensors((out,)))
         for tensor in inputs if flow.unused else ():
             flow.used(tensor)
         origins = [flow.origin(tensor) for tensor in inputs]
@@ -446,6 +452,15 @@ class _Operators(TorchDispatchMode):
                 if argument.alias_info is not None and argument.alias_info.is_write:
                     flow.overwritten.update((_storage(leaf), leaf) for leaf in tree_leaves(value))
         return out
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    """The tensors among arguments, also in lists (most arguments are neither)."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple | dict):
+            yield from (leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor))
 
 
 def _storage(tensor: Any) -> int:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tracker.code_sites import site_of
 from tracker.flow import Equation, Flow, NumberUse, Written
-from tracker.labels import Grid
+from tracker.labels import Grid, distinct
 from tracker.neuron_map import Integer
 from tracker.resolve import Components
 from tracker.rewriting import CODE_SIZES, can_resize
@@ -142,14 +142,15 @@ class _System:
         group = self.group_of[rows]
         per_neuron: dict[int, int] = {}
         uneven: set[int] = set()
-        for index, count in zip(*np.unique(group[group >= 0], return_counts=True), strict=True):
-            if int(index) in self.refused:
+        for index in distinct(group[group >= 0]).tolist():
+            if index in self.refused:
                 continue
-            distinct = len(np.unique(rows[group == index]))
-            if distinct == self.sizes[index] and count % distinct == 0:
-                per_neuron[int(index)] = int(count) // distinct
+            own = rows[group == index]
+            count, number = len(own), len(distinct(own))
+            if number == self.sizes[index] and count % number == 0:
+                per_neuron[index] = count // number
             else:
-                uneven.add(int(index))
+                uneven.add(index)
         return Form(len(rows), per_neuron, frozenset(uneven))
 
     def _kept_equal(self, expression: Expression) -> None:
