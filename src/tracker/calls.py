@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.utils._pytree import tree_leaves
 
 from tracker.code_sites import Place, Spot, spot
-from tracker.sizes import Tracked
+from tracker.sizes import Tracked, expression_of
 from tracker.subscripts import Bounds, resolved, slices
 
 if TYPE_CHECKING:
@@ -244,6 +244,28 @@ def _narrow(flow: Flow, call: Call, out: Any) -> None:
         _must_stay(start)
 
 
+def _histc(flow: Flow, call: Call, out: Any) -> None:
+    """Counts of positions from 0 to the last one: the code names how many there are, and the last one."""
+    bins, first, last = (call.argument(name, i, 0) for i, name in enumerate(("bins", "min", "max"), 1))
+    labels = flow.vector(out, 0)
+    if labels is None:
+        _must_stay(bins, first, last)
+    elif first != 0 or not isinstance(last, int) or int(last) + 1 != int(bins):
+        flow.fix(out, 0, "is counted between other bounds")
+    else:
+        flow.explain_count(expression_of(bins), labels)
+        flow.explain_count(expression_of(last + 1), labels)
+
+
+def _bincount(flow: Flow, call: Call, out: Any) -> None:
+    """Counts of positions, as many as the code names."""
+    count, labels = call.argument("minlength", 2, 0), flow.vector(out, 0)
+    if labels is None:
+        _must_stay(count)
+    else:
+        flow.explain_count(expression_of(count), labels)
+
+
 def _must_stay(*numbers: Any) -> None:
     for number in numbers:
         if isinstance(number, Tracked):
@@ -301,6 +323,8 @@ _READINGS: Mapping[str, Callable[[Flow, Call, Any], None]] = {
     "new_zeros": _create(1),
     "new_ones": _create(1),
     "new_empty": _create(1),
+    "histc": _histc,
+    "bincount": _bincount,
     "split": _split,
     "split_with_sizes": _split,
     "unsafe_split": _split,

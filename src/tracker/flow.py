@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -24,6 +24,7 @@ from tracker.errors import DiscoveryError
 from tracker.labels import Block, Grid, Labels, LabelSpace, constant_axes
 from tracker.numbers import Use, use_of
 from tracker.operators import rule_for
+from tracker.operators.selection import carry_on
 from tracker.places import running
 from tracker.rephrased import REPHRASED
 from tracker.sizes import Expression, Size, Tracked, sources
@@ -36,11 +37,13 @@ _CARRIED = "_neuronscope_labels"
 class Carried:
     """What a tensor carries: its blocks of labels, and which parameters and buffers alone it is computed from.
 
-    `origin` is None where it depends on the model's inputs.
+    `origin` is None where it depends on the model's inputs. The values of a tensor with `picks` are positions on an
+    axis with these labels, of which the model chose some.
     """
 
     blocks: tuple[Block, ...] = ()
     origin: frozenset[str] | None = frozenset()
+    picks: Labels | None = None
 
 
 class Written(NamedTuple):
@@ -131,6 +134,7 @@ class Flow:
     sums: list[Sum] = field(default_factory=list)
     own_memory: set[int] = field(default_factory=set)  # of parameters and buffers
     unused: dict[int, tuple[Tensor, list[tuple[Labels, str]]]] = field(default_factory=dict)  # results, by their id
+    asked: set[int] = field(default_factory=set)  # tensors whose picks the running rule sees to, by their id
     overwritten: dict[int, Any] = field(default_factory=dict)  # memory of constants that activations were written into
 
     # What tensors carry
@@ -176,7 +180,7 @@ class Flow:
                 axes = tuple(axis for i, axis in enumerate(axes) if i not in drop)
                 grid = self.space.grid(cells)
             kept.append(Block(tuple(axes), grid))
-        setattr(tensor, _CARRIED, Carried(tuple(kept), self.carried(tensor).origin))
+        setattr(tensor, _CARRIED, replace(self.carried(tensor), blocks=tuple(kept)))
 
     def own(self, tensor: Tensor, name: str) -> None:
         """Say that the tensor is a parameter or a buffer."""
@@ -185,7 +189,16 @@ class Flow:
 
     def set_origin(self, tensor: Tensor, origin: frozenset[str] | None) -> None:
         """Say which parameters and buffers the tensor is computed from."""
-        setattr(tensor, _CARRIED, Carried(self.blocks(tensor), origin))
+        setattr(tensor, _CARRIED, replace(self.carried(tensor), origin=origin))
+
+    def set_picks(self, tensor: Tensor, picks: Labels) -> None:
+        """Say that the tensor's values are positions on an axis with these labels."""
+        setattr(tensor, _CARRIED, replace(self.carried(tensor), picks=picks))
+
+    def picks(self, tensor: Tensor) -> Labels | None:
+        """The labels of the axis that the tensor's values are positions on; a rule that asks must see to them."""
+        self.asked.add(id(tensor))
+        return self.carried(tensor).picks
 
     def as_it_is(self, tensor: Tensor) -> Tensor:
         """Another view of the same memory, which stays when the tensor is turned into one of another shape."""
@@ -222,11 +235,27 @@ class Flow:
         self.put(tensor, [block for block in left if block is not None])
 
     def freeze(self, tensor: Tensor, reason: str) -> None:
-        """Nothing that the tensor carries can be removed."""
+        """Nothing that the tensor carries can be removed, nor what its values are positions of."""
+        self.freeze_axes(tensor, reason)
+        if (picks := self.picks(tensor)) is not None:
+            self.space.freeze(picks, self.located(reason))
+
+    def freeze_axes(self, tensor: Tensor, reason: str) -> None:
+        """Nothing can be removed along the tensor's axes."""
         for _, grid in self.blocks(tensor):
             self.space.freeze(grid.cells, self.located(reason))
             for margin in grid.margins.values():
                 self.space.freeze(margin, self.located(reason))
+
+    def look_up(self, tensor: Tensor, axis: int, index: Tensor, reason: str) -> None:
+        """An axis is looked into by index: it stays whole, or goes with what the model chose among."""
+        picks, found = self.picks(index), self.axis_of(tensor, axis)
+        if picks is not None and found is not None and not found[0].joint and len(picks) == tensor.shape[axis]:
+            self.space.tie(picks, found[0].cells)
+            return
+        self.fix(tensor, axis, reason)
+        if picks is not None:
+            self.space.freeze(picks, self.located("is chosen to look into what has no neurons"))
 
     def inexact_where_used(self, results: Any, labels: Labels, reason: str) -> None:
         """The labels become inexact as soon as one of the results is used, as the weights of attention seldom are."""
@@ -435,7 +464,9 @@ class _Operators(TorchDispatchMode):
         known = [origin for origin in origins if origin is not None]
         origin = frozenset().union(*known) if len(known) == len(origins) else None
         flow.operator = str(func)
-        labelled = any(flow.blocks(tensor) for tensor in inputs)
+        picked = [tensor for tensor in inputs if flow.carried(tensor).picks is not None]
+        labelled = bool(picked) or any(flow.blocks(tensor) for tensor in inputs)
+        flow.asked.clear()
         if rule is not None and (labelled or flow.call.matches_operands):
             rule(flow, out, *given, **kwargs)
         elif labelled and outputs:
@@ -447,6 +478,8 @@ class _Operators(TorchDispatchMode):
                 flow.note_unlabelled(tensor)
         for tensor in outputs:
             flow.set_origin(tensor, origin)
+        for tensor in picked:
+            carry_on(flow, func, outputs, tensor)
         if origin is None and isinstance(func, torch._ops.OpOverload) and func._schema.is_mutable:
             for argument, value in zip(func._schema.arguments, args, strict=False):
                 if argument.alias_info is not None and argument.alias_info.is_write:

@@ -52,6 +52,8 @@ class LabelSpace:
     marks: list[tuple[Labels, Mark]] = field(default_factory=list)
     multiples: list[tuple[Labels, int]] = field(default_factory=list)
     minima: list[tuple[Labels, int]] = field(default_factory=list)
+    chosen: list[Labels] = field(default_factory=list)
+    whole: list[tuple[Labels, str]] = field(default_factory=list)
     joints: list[Grid] = field(default_factory=list)
     heads: list[Labels] = field(default_factory=list)
     virtual: list[Labels] = field(default_factory=list)
@@ -95,6 +97,17 @@ class LabelSpace:
     def keep_at_least(self, labels: Labels, count: int) -> None:
         """The code needs so many of these neurons."""
         self.minima.append((labels.ravel(), count))
+
+    def choose(self, labels: Labels, count: int) -> None:
+        """The model chooses so many of these neurons, by what it computes: those of others are never looked at."""
+        self.chosen.append(labels.ravel())
+        self.mark(labels, "expert")
+        self.mark_inexact(labels, "the model chooses among them")
+        self.keep_at_least(labels, count)
+
+    def freeze_unless_chosen(self, labels: Labels, reason: str) -> None:
+        """These labels stay, unless the model chooses among them: then one that is not there has no part in it."""
+        self.whole.append((labels.ravel(), reason))
 
     def keep_multiple(self, labels: Labels, of: int) -> None:
         """An operator takes this axis only where its size is a multiple of `of`."""

@@ -57,6 +57,9 @@ def resolve(space: LabelSpace, *, query_heads: bool = False) -> Components:
     With `query_heads`, query heads that share a key and value go by themselves, as many from each of these.
     """
     of = _connect(*_whole_vectors(space))
+    chosen = np.zeros(int(of.max(initial=-1)) + 1, dtype=bool)
+    chosen[of[np.concatenate([*space.chosen, np.zeros(0, np.int32)])]] = True
+    space.frozen += [(labels, reason) for labels, reason in space.whole if not chosen[of[labels]].all()]
     open_grids = list(space.joints)
     while True:
         parts = Components(of, np.zeros(int(of.max()) + 1 if len(of) else 0, dtype=bool))

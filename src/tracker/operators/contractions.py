@@ -111,8 +111,13 @@ def other_axes(flow: Flow, x: Tensor, contracted: Sequence[int]) -> list[Block]:
 
 
 @operator_rule("_grouped_mm")
-def grouped_mm(flow: Flow, out: Tensor, x: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> None:
-    """Rows of `x` times the matrix of the expert each belongs to: `weight` is (experts, in, out)."""
+def grouped_mm(
+    flow: Flow, out: Tensor, x: Tensor, weight: Tensor, offs: Tensor | None = None, *args: Any, **kwargs: Any
+) -> None:
+    """Rows of `x` times the matrix of the expert each belongs to: `weight` is (experts, in, out).
+
+    `offs` has the end of each expert's rows, shape (experts).
+    """
     if (x.dim(), weight.dim()) != (2, 3):
         for tensor in (x, weight):
             flow.freeze(tensor, "is multiplied in groups of another kind")
@@ -122,7 +127,10 @@ def grouped_mm(flow: Flow, out: Tensor, x: Tensor, weight: Tensor, *args: Any, *
         if (labels := flow.vector(weight, axis)) is not None:
             flow.space.keep_multiple(labels, GROUPED_WIDTHS)
     flow.fix(x, 0, "is a list of rows, each for an expert")
-    flow.fix(weight, 0, "is a list of experts chosen by index")
+    if offs is None:
+        flow.fix(weight, 0, "is a list of experts chosen by index")
+    else:
+        flow.tie_axes(weight, 0, offs, 0, "is a list of experts chosen by index")
     flow.put(out, axis_block(flow, flow.vector(weight, 2), 1))
 
 

@@ -19,11 +19,15 @@ if TYPE_CHECKING:
     from tracker.flow import Flow
 
 
+AS_INDEX = "is used as an index"
+LOOKED_UP = "is looked up by index"
+
+
 @operator_rule("embedding")
 def embedding(flow: Flow, out: Tensor, weight: Tensor, index: Tensor, *args: Any, **kwargs: Any) -> None:
     """Rows of a table, chosen by index."""
-    flow.fix(weight, 0, "is looked up by index")
-    flow.freeze(index, "is used as an index")
+    flow.look_up(weight, 0, index, LOOKED_UP)
+    flow.freeze_axes(index, AS_INDEX)
     flow.note_writer(weight, 1)
     flow.put(out, axis_block(flow, flow.vector(weight, 1), out.dim() - 1))
 
@@ -31,9 +35,9 @@ def embedding(flow: Flow, out: Tensor, weight: Tensor, index: Tensor, *args: Any
 @operator_rule("index_select")
 def index_select(flow: Flow, out: Tensor, x: Tensor, dim: int, index: Tensor) -> None:
     """Positions of one axis."""
-    flow.fix(x, dim, "is looked up by index")
-    flow.freeze(index, "is used as an index")
-    flow.put(out, flow.blocks(x))
+    flow.look_up(x, dim, index, LOOKED_UP)
+    flow.freeze_axes(index, AS_INDEX)
+    flow.put(out, _beside(flow, x, [dim % x.dim()]))
 
 
 @operator_rule("_embedding_bag", "_embedding_bag_forward_only")
@@ -41,8 +45,8 @@ def embedding_bag(flow: Flow, out: Sequence[Tensor], weight: Tensor, index: Tens
     """Sums, means or maxima of rows of a table, chosen by index."""
     for leaf in tree_leaves((index, args, kwargs)):
         if isinstance(leaf, Tensor):
-            flow.freeze(leaf, "is used as an index")
-    flow.fix(weight, 0, "is looked up by index")
+            flow.freeze(leaf, AS_INDEX)
+    flow.fix(weight, 0, LOOKED_UP)
     flow.note_writer(weight, 1)
     flow.put(out[0], axis_block(flow, flow.vector(weight, 1), 1))
 
@@ -58,17 +62,18 @@ def pack(flow: Flow, out: Sequence[Tensor], x: Tensor, *args: Any) -> None:
 @operator_rule("gather")
 def gather(flow: Flow, out: Tensor, x: Tensor, dim: int, index: Tensor, *args: Any, **kwargs: Any) -> None:
     """Positions of one axis, others for every entry of the other axes."""
-    entry_by_entry(flow, [x], dim, index, "is looked up by index")
-    flow.put(out, flow.blocks(x))
+    entry_by_entry(flow, [x], dim, index, LOOKED_UP)
+    flow.put(out, _beside(flow, x, [dim % max(x.dim(), 1)]))
 
 
 def entry_by_entry(flow: Flow, tensors: Sequence[Tensor], dim: int, index: Tensor, reason: str) -> None:
-    """An index along `dim` for every entry of the other axes, which go together.
+    """An index along `dim` of the first tensor for every entry of the other axes, which go together.
 
     An index expanded over an axis holds for whatever is left of it.
     """
     everything = [*tensors, index]
-    for tensor in everything:
+    flow.look_up(tensors[0], dim, index, reason)
+    for tensor in everything[1:]:
         flow.fix(tensor, dim, reason)
     for axis in range(index.dim()):
         if axis == dim % index.dim():
@@ -84,9 +89,9 @@ def entry_by_entry(flow: Flow, tensors: Sequence[Tensor], dim: int, index: Tenso
 
 
 @operator_rule(
-    "take", "masked_select", "put", "multinomial", "searchsorted", "bincount", "histc", "nonzero", "_unique2"
+    "take", "masked_select", "put", "multinomial", "searchsorted", "nonzero", "_unique2", "unique_dim", "equal"
 )
-@operator_rule("unique_dim", "unique_consecutive", "equal", "torchvision::nms")
+@operator_rule("unique_consecutive", "torchvision::nms")
 def by_value(flow: Flow, out: Any, *args: Any, **kwargs: Any) -> None:
     """Values decide what comes out, and how much of it."""
     for leaf in tree_leaves((args, kwargs)):
@@ -97,16 +102,25 @@ def by_value(flow: Flow, out: Any, *args: Any, **kwargs: Any) -> None:
 @operator_rule("index", "_unsafe_index")
 def index(flow: Flow, out: Tensor, x: Tensor, indices: Sequence[Tensor | None], *args: Any) -> None:
     """`x[i, :, j]` with index tensors or masks: their axes are looked into, the others pass."""
+    looked, place, _ = layout(x, indices)
     for given in indices:
         if given is not None:
-            flow.freeze(given, "is used as an index")
-    looked, place, _ = layout(x, indices)
+            flow.freeze_axes(given, AS_INDEX)
     if len(looked) == 1 and (named := _named(flow, x, looked[0])) is not None:
         take(flow, out, x, looked[0], named)
         return
-    for axis in looked:
-        flow.fix(x, axis, "is looked up by index")
-    flow.put(out, [Block(tuple(place[axis] for axis in block.axes), block.grid) for block in flow.blocks(x)])
+    axis = 0
+    for given in indices:
+        spans = given.dim() if given is not None and is_mask(given) else 1
+        for at in range(axis, axis + spans if given is not None else axis):
+            flow.look_up(x, at, given, LOOKED_UP)
+        axis += spans
+    flow.put(out, [Block(tuple(place[axis] for axis in axes), grid) for axes, grid in _beside(flow, x, looked)])
+
+
+def _beside(flow: Flow, x: Tensor, looked: Sequence[int]) -> list[Block]:
+    """The blocks over the axes that are not looked into."""
+    return [block for block in flow.blocks(x) if not set(block.axes) & set(looked)]
 
 
 def _named(flow: Flow, x: Tensor, axis: int) -> list[int] | None:

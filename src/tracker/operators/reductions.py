@@ -1,4 +1,4 @@
-"""Reductions drop labels; over neurons they make a removal inexact. Orders and running sums keep an axis whole."""
+"""Reductions drop labels; over neurons they make a removal inexact. Orders keep an axis whole."""
 
 from __future__ import annotations
 
@@ -62,7 +62,8 @@ def reduce_over(flow: Flow, out: Any, x: Tensor, gone: set[int]) -> None:
             flow.put(tensor, moved)
 
 
-def _whole(flow: Flow, out: Any, x: Tensor, dim: int, reason: str) -> None:
+def whole(flow: Flow, out: Any, x: Tensor, dim: int, reason: str) -> None:
+    """An operator along an axis that cannot change its size."""
     flow.fix(x, dim, reason)
     for tensor in tree_leaves(out):
         if isinstance(tensor, Tensor) and tensor.dim() == x.dim():
@@ -70,28 +71,22 @@ def _whole(flow: Flow, out: Any, x: Tensor, dim: int, reason: str) -> None:
             flow.put(tensor, [block for block in flow.blocks(x) if set(block.axes) <= same])
 
 
-@operator_rule("_softmax", "_log_softmax", "_safe_softmax", "softmax", "log_softmax")
-def softmax(flow: Flow, out: Tensor, x: Tensor, dim: int, *args: Any, **kwargs: Any) -> None:
-    """A distribution over an axis, which must stay whole."""
-    _whole(flow, out, x, dim, "is turned into a distribution")
-
-
-@operator_rule("cumsum", "cumprod", "logcumsumexp", "cummax", "cummin")
+@operator_rule("cumprod", "logcumsumexp", "cummax", "cummin")
 def running(flow: Flow, out: Any, x: Tensor, dim: int, *args: Any, **kwargs: Any) -> None:
-    """A running sum over an axis, which must stay whole."""
-    _whole(flow, out, x, dim, "is summed up along")
+    """A running product or maximum over an axis, which must stay whole."""
+    whole(flow, out, x, dim, "is summed up along")
 
 
 @operator_rule("sort", "argsort")
 def sort(flow: Flow, out: Any, x: Tensor, dim: int = -1, *args: Any, **kwargs: Any) -> None:
     """An order over an axis, which must stay whole."""
-    _whole(flow, out, x, dim, "is sorted")
+    whole(flow, out, x, dim, "is sorted")
 
 
-@operator_rule("topk", "kthvalue")
-def topk(flow: Flow, out: Any, x: Tensor, k: int, dim: int = -1, *args: Any, **kwargs: Any) -> None:
-    """The largest along an axis, which must stay whole."""
-    _whole(flow, out, x, dim, "is searched for its largest entries")
+@operator_rule("kthvalue")
+def kthvalue(flow: Flow, out: Any, x: Tensor, k: int, dim: int = -1, *args: Any, **kwargs: Any) -> None:
+    """The largest but k along an axis, which must stay whole."""
+    whole(flow, out, x, dim, "is searched for its largest entries")
 
 
 @operator_rule("tril", "triu")

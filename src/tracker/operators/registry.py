@@ -17,7 +17,7 @@ R = TypeVar("R", bound=Rule)
 _RULES: dict[Any, Rule] = {}
 _OURS = (
     "pointwise views pieces contractions attention convolutions normalisations reductions spatial "
-    "transforms indexing writing parts creation"
+    "transforms selection indexing writing parts creation"
 ).split()
 
 
