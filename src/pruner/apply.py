@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
 from pruner.equivalence import Agreement, Expected, batch_of, compare, expect, unproven
-from pruner.masking import reads_after
+from pruner.masking import maskable, reads_after
 from pruner.memory import check_alone
 from pruner.plan import PruningPlan
 from pruner.snapshot import Snapshot
@@ -148,14 +148,15 @@ def expect_exact(
     """What a model that lost `removed` has to answer, by masking; see `expect`. The model is as before afterwards.
 
     Zeroing does not stand for the removal of layers that are not exact. Those are taken out for the while: the neurons
-    of the exact ones then are zeroed in a model which has lost the others already.
+    of the exact ones then are zeroed in a model which has lost the others already. Experts are masked by what they
+    would be after a removal: never chosen.
     """
-    exact = {name: chosen for name, chosen in removed.items() if neurons[name].exact}
-    others = {name: chosen for name, chosen in removed.items() if name not in exact}
+    masked = {name: chosen for name, chosen in removed.items() if maskable(neurons[name])}
+    others = {name: chosen for name, chosen in removed.items() if name not in masked}
     with Snapshot() as snapshot, snapshot:  # twice: see its docstring
         _slice(model, _cuts(model, neurons, others, None), _integers(model, neurons, others), snapshot)
         left = reads_after(neurons, others)
-        return tuple(expect(model, left, exact, batch) for batch in batches)
+        return tuple(expect(model, left, masked, batch) for batch in batches)
 
 
 class _Cut(NamedTuple):
@@ -362,7 +363,7 @@ def _disproved(
     model: nn.Module, neurons: NeuronMap, removed: Mapping[str, Tensor], batch: Batch, agreement: Agreement
 ) -> VerificationError:
     """The error for a sliced model that differs from the masked one, naming the layer at fault, found by halving."""
-    guilty = [name for name in removed if neurons[name].exact]
+    guilty = [name for name in removed if maskable(neurons[name])]
     while len(guilty) > 1:
         middle = len(guilty) // 2
         for half in (guilty[:middle], guilty[middle:]):

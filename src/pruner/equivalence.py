@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import keystr, tree_leaves, tree_leaves_with_path, tree_map_only
 
-from pruner.masking import silenced
+from pruner.masking import maskable, silenced
 from tracker.batches import Batch, evaluating, forward
 from tracker.errors import DataError
 from tracker.example_inputs import Call
@@ -79,7 +79,7 @@ def unproven(model: nn.Module, neurons: NeuronMap, removed: Mapping[str, Tensor]
     """Why nothing about the removal of these neurons can be proven with this call; empty where something can."""
     if not removed:
         return "nothing is removed"
-    if not any(neurons[name].exact for name in removed):
+    if not any(maskable(neurons[name]) for name in removed):
         return f"no layer in the plan is exact; '{next(iter(removed))}': {neurons[next(iter(removed))].note}"
     if any(tensor.is_meta for tensor in chain(model.parameters(), model.buffers())):
         return "the model has no values (it is on the meta device)"

@@ -1,7 +1,7 @@
 """Neurons silenced instead of removed: what a pruned model has to be equal to.
 
-Zeroing is done where the consumers read, by hook. It shares no code with the slicing, so that a mistake in one cannot
-hide the same mistake in the other.
+Zeroing is done where the consumers read, by hook; experts are kept from being chosen instead (`pruner.absence`). It
+shares no code with the slicing, so that a mistake in one cannot hide the same mistake in the other.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pruner.absence import absent, is_chosen
 from pruner.plan import PruningPlan
 from tracker.admission import unwrapped
 from tracker.discover import neurons_of
@@ -26,6 +27,8 @@ from tracker.taps import tap
 @contextmanager
 def masked(model: nn.Module, plan: PruningPlan, neurons: NeuronMap | None = None) -> Iterator[None]:
     """Within the block, the neurons of `plan` are zero wherever a consumer reads them; no weight is touched.
+
+    Experts that a router chooses among are never chosen.
 
     Args:
         model: the dense model.
@@ -42,6 +45,11 @@ def masked(model: nn.Module, plan: PruningPlan, neurons: NeuronMap | None = None
         yield
 
 
+def maskable(group: NeuronGroup) -> bool:
+    """Whether a model without neurons of the group is one that can be had by masking them."""
+    return group.exact or is_chosen(group)
+
+
 @contextmanager
 def silenced(
     model: nn.Module, neurons: NeuronMap, removed: Mapping[str, Tensor], *, jitter: float = 0.0
@@ -51,7 +59,8 @@ def silenced(
     With `jitter`, every value that the consumers of these layers read is also moved by plus or minus that share of
     itself: as much as rounding does, which shows how far rounding alone carries in this model.
     """
-    groups = [neurons[name] for name in removed]
+    experts = [(neurons[name], chosen) for name, chosen in removed.items() if is_chosen(neurons[name])]
+    groups = [neurons[name] for name in removed if not is_chosen(neurons[name])]
     for group in groups:
         _check_readable(unwrapped(model), group)
     signs = np.random.default_rng(0)
@@ -72,10 +81,10 @@ def silenced(
             x = x + x * factors
         return x.index_fill(read.axis, positions, 0)
 
-    with tap(model, groups, silence) as taps:
+    with tap(model, groups, silence) as taps, absent(unwrapped(model), experts, jitter=jitter) as silent:
         yield
-    if taps.silent:
-        never = sorted({read.module or read.parameter for read in taps.silent})
+    never = sorted({*silent, *(read.module or read.parameter for read in taps.silent)})
+    if never:
         raise VerificationError(
             f"The neurons to be masked were never read: {_listed(never)} did not run, so the mask proves nothing.",
             hint="Give inputs that reach these layers.",

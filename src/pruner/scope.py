@@ -3,8 +3,8 @@
 A pattern is one of `fnmatch` (`*` anything, `?` one character, `[ab]` one of several). It matches a layer by the
 layer's own name, or by the name of any module that produces its neurons.
 
-A layer that is not exact is chosen only by somebody who means it: by the kind "residual" in `strategy.kinds`, by its
-own name in `strategy.include`, or by a pattern there that matches no exact layer.
+A layer that is not exact is chosen only by somebody who means it: by the kind "residual" or "expert" in
+`strategy.kinds`, by its own name in `strategy.include`, or by a pattern there that matches no exact layer.
 """
 
 from collections.abc import Collection, Sequence
@@ -46,8 +46,8 @@ class Scope:
         excluded = frozenset(
             group.name for pattern in options.exclude for group in _matched(pattern, "exclude", groups, neurons)
         )
-        if "residual" in options.kinds:
-            meant.update(group.name for group in groups if group.kind == "residual")
+        for kind in {"residual", "expert"} & set(options.kinds):
+            meant.update(group.name for group in groups if group.kind == kind)
         layers = frozenset(
             group.name
             for group in groups

@@ -28,7 +28,7 @@ from pruner.equivalence import (
     difference,
     rounding,
 )
-from pruner.masking import silenced
+from pruner.masking import maskable, silenced
 from pruner.plan import PruningPlan
 from pruner.skeleton import named_tensors, skeleton
 from tracker import trial
@@ -155,12 +155,13 @@ def capture(
     exact = {name: gone for name, gone in removed.items() if name not in inexact}
     masked: tuple[Expected, ...] | None = None
     zeroed: tuple[Mapping[str, Tensor], ...] | None = None
-    not_checked = tuple(f"{PROOF}: layer '{name}' is not exact ({note})" for name, note in inexact.items())
+    unmasked = {name: note for name, note in inexact.items() if found is None or not maskable(found[name])}
+    not_checked = tuple(f"{PROOF}: layer '{name}' is not exact ({note})" for name, note in unmasked.items())
     if plan is None:
         not_checked = ("neuron counts: no plan was given", f"{PROOF}: no plan was given")
-    elif found is not None and (exact or not inexact):
+    elif found is not None and (len(unmasked) < len(removed) or not removed):
         masked = expect_exact(model, found, removed, chosen)
-        if inexact:
+        if inexact and exact:
             with silenced(model, found, exact):
                 zeroed = tuple(answers(model, batch) for batch in chosen)
     return Reference(

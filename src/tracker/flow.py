@@ -252,6 +252,7 @@ class Flow:
         picks, found = self.picks(index), self.axis_of(tensor, axis)
         if picks is not None and found is not None and not found[0].joint and len(picks) == tensor.shape[axis]:
             self.space.tie(picks, found[0].cells)
+            self.space.choose(picks)
             return
         self.fix(tensor, axis, reason)
         if picks is not None:

@@ -98,12 +98,9 @@ class LabelSpace:
         """The code needs so many of these neurons."""
         self.minima.append((labels.ravel(), count))
 
-    def choose(self, labels: Labels, count: int) -> None:
-        """The model chooses so many of these neurons, by what it computes: those of others are never looked at."""
+    def choose(self, labels: Labels) -> None:
+        """What belongs to these neurons is looked up for those alone that the model chose."""
         self.chosen.append(labels.ravel())
-        self.mark(labels, "expert")
-        self.mark_inexact(labels, "the model chooses among them")
-        self.keep_at_least(labels, count)
 
     def freeze_unless_chosen(self, labels: Labels, reason: str) -> None:
         """These labels stay, unless the model chooses among them: then one that is not there has no part in it."""

@@ -33,6 +33,7 @@ _OPERANDS: Mapping[str, tuple[int, int]] = {
     "addmm": (1, 2),
     "addmv": (1, 2),
     "baddbmm": (1, 2),
+    "_grouped_mm": (0, 1),
     "linear": (0, 1),
     "_grouped_mm": (0, 1),
     "convolution": (0, 1),
@@ -41,7 +42,7 @@ _OPERANDS: Mapping[str, tuple[int, int]] = {
     "mkldnn_convolution": (0, 1),
     "cudnn_convolution": (0, 1),
 }
-_PRODUCTS = frozenset({"mm", "bmm", "mv", "dot", "vdot", "addmm", "addmv", "baddbmm"})
+_PRODUCTS = frozenset({"mm", "bmm", "mv", "dot", "vdot", "addmm", "addmv", "baddbmm", "_grouped_mm"})
 
 
 class Taps:
@@ -155,7 +156,7 @@ class _OperatorTaps(TorchDispatchMode):
     def _is_read(self, read: Read, parameter: Tensor, operand: Tensor) -> bool:
         """Whether the operand is the weight that the read is about."""
         if read.how == "operator":
-            return _is_part(operand, parameter)
+            return is_part(operand, parameter)
         sources = self._sources.get(operand)
         return sources is not None and any(source is parameter for source in sources)
 
@@ -172,7 +173,7 @@ class _OperatorTaps(TorchDispatchMode):
                 self._sources[tensor] = tuple(sources.values())
 
     def _owners(self, tensor: Tensor) -> list[Tensor]:
-        return [owner for owner in self._own.get(_memory(tensor), ()) if _is_part(tensor, owner)]
+        return [owner for owner in self._own.get(_memory(tensor), ()) if is_part(tensor, owner)]
 
 
 def _tensors(given: Any) -> list[Tensor]:
@@ -197,7 +198,7 @@ def _has_neurons(x: Tensor, read: Read, axis: int | None) -> bool:
     return x.dim() >= -axis and x.shape[axis] > int(read.positions.max())
 
 
-def _is_part(operand: Tensor, parameter: Tensor) -> bool:
+def is_part(operand: Tensor, parameter: Tensor) -> bool:
     """Whether the operand is the parameter, or a view of a part of it."""
     if operand.untyped_storage().data_ptr() != parameter.untyped_storage().data_ptr():
         return False

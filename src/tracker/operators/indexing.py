@@ -111,9 +111,11 @@ def index(flow: Flow, out: Tensor, x: Tensor, indices: Sequence[Tensor | None], 
         return
     axis = 0
     for given in indices:
-        spans = given.dim() if given is not None and is_mask(given) else 1
-        for at in range(axis, axis + spans if given is not None else axis):
-            flow.look_up(x, at, given, LOOKED_UP)
+        spans = 1
+        if given is not None:
+            spans = given.dim() if is_mask(given) else 1
+            for at in range(axis, axis + spans):
+                flow.look_up(x, at, given, LOOKED_UP)
         axis += spans
     flow.put(out, [Block(tuple(place[axis] for axis in axes), grid) for axes, grid in _beside(flow, x, looked)])
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tracker.labels import Block
 from tracker.operators.contractions import axis_block
 from tracker.operators.reductions import whole
 from tracker.operators.registry import operator_rule
@@ -26,6 +25,7 @@ _PASSING = frozenset(
     "view _unsafe_view reshape _reshape_alias expand unsqueeze squeeze transpose t permute clone detach alias _to_copy "
     "contiguous lift_fresh slice select split split_with_sizes unbind sort index index_select gather".split()
 )
+LARGEST = "is searched for its largest entries"
 _SORTED = "sort"  # its second result are positions of another kind
 
 
@@ -33,13 +33,16 @@ _SORTED = "sort"  # its second result are positions of another kind
 def topk(
     flow: Flow, out: Sequence[Tensor], x: Tensor, k: int, dim: int = -1, largest: bool = True, *args: Any, **kwargs: Any
 ) -> None:
-    """The largest along an axis: positions that the model chooses."""
+    """The largest along an axis, which must stay whole where nothing is looked up for those that are chosen."""
     found = flow.axis_of(x, dim)
     if found is None or found[0].joint or not largest or flow.is_static(x):
-        whole(flow, out, x, dim, "is searched for its largest entries")
+        whole(flow, out, x, dim, LARGEST)
         return
     labels = found[0].cells
-    flow.space.choose(labels, k)
+    flow.space.freeze_unless_chosen(labels, flow.located(LARGEST))
+    flow.space.mark(labels, "expert")
+    flow.space.mark_inexact(labels, "the model chooses among them")
+    flow.space.keep_at_least(labels, k)
     axis = dim % x.dim()
     for tensor in out:
         flow.put(tensor, [block for block in flow.blocks(x) if axis not in block.axes])
@@ -74,6 +77,7 @@ def counts(flow: Flow, out: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> Non
     if picks is None or len(picks) != len(out):
         flow.freeze(x, f"enters `{flow.operator}`, where values decide what comes out")
     else:
+        flow.space.choose(picks)
         flow.put(out, axis_block(flow, picks, 0))
 
 
@@ -83,7 +87,7 @@ def carry_on(flow: Flow, func: Any, outputs: Sequence[Tensor], chosen: Tensor) -
         return
     picks = flow.carried(chosen).picks
     name = getattr(getattr(func, "overloadpacket", None), "__name__", "")
-    if picks is None:
+    if picks is None or getattr(func, "namespace", "") == "prim":  # which ask for the device, not for values
         return
     if name in _PASSING and outputs[0].dtype != torch.bool:
         for tensor in outputs[:1] if name == _SORTED else outputs:
