@@ -33,7 +33,6 @@ _OPERANDS: Mapping[str, tuple[int, int]] = {
     "addmm": (1, 2),
     "addmv": (1, 2),
     "baddbmm": (1, 2),
-    "_grouped_mm": (0, 1),
     "linear": (0, 1),
     "_grouped_mm": (0, 1),
     "convolution": (0, 1),
@@ -42,7 +41,7 @@ _OPERANDS: Mapping[str, tuple[int, int]] = {
     "mkldnn_convolution": (0, 1),
     "cudnn_convolution": (0, 1),
 }
-_PRODUCTS = frozenset({"mm", "bmm", "mv", "dot", "vdot", "addmm", "addmv", "baddbmm", "_grouped_mm"})
+_PRODUCTS = frozenset({"mm", "bmm", "mv", "dot", "vdot", "addmm", "addmv", "baddbmm"})
 
 
 class Taps:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from tests.tracker.equivalence import check_runs
 from torch import Tensor, nn
 
-from tests.tracker.equivalence import check_runs
 from tracker import NeuronMap, discover
 
 EXPERTS, WIDTH, CHOSEN = 6, 8, 2
