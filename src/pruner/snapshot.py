@@ -46,8 +46,8 @@ class Snapshot:
 
     def commit(self) -> None:
         """Keep the changes."""
-        self._settled = True
         drop_compiled_code()
+        self._settled = True
 
     def restore(self) -> None:
         """Put back what was there, last change first."""
