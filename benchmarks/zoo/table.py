@@ -54,7 +54,7 @@ def write(records: Mapping[tuple[str, str], Record]) -> str:
     pairs = {
         library: [
             (record, records.get((key, "rival")))
-            for (key, tool), record in records.items()
+            for (key, tool), record in sorted(records.items())
             if tool == "ours" and record["library"] == library
         ]
         for library in LIBRARIES
