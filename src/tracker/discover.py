@@ -16,9 +16,9 @@ from tracker.admission import admitted, unwrapped
 from tracker.caches import filled, set_needed
 from tracker.errors import DiscoveryError
 from tracker.example_inputs import HOW_TO_GIVE_INPUTS, Call, candidate_calls, first_batch_call, given_call
+from tracker.findings import Equation
 from tracker.fingerprint import structure_fingerprint
-from tracker.flow import Equation, Flow, freeze_outputs
-from tracker.flow import run as run_with_labels
+from tracker.flow import Flow
 from tracker.groups import LabelledSite, frozen_parts, group
 from tracker.integers import integers_of, solve
 from tracker.labels import Block, Grid
@@ -27,6 +27,8 @@ from tracker.neuron_map import Frozen, Integer, NeuronGroup, NeuronMap
 from tracker.resolve import resolve
 from tracker.sizes import Attribute, integer_attributes, read_path, write_path
 from tracker.tensors import tensors_in
+from tracker.trace import freeze_outputs
+from tracker.trace import run as run_with_labels
 
 
 class _Discovered(NamedTuple):

@@ -1,113 +1,30 @@
-"""One run of a model's own `forward` with labels on its tensors.
+"""The flow of labels through a model: what its tensors carry, and what rules and readings say about them.
 
-Two modes look on. `_Operators` sees every aten operator and lets its rule (`tracker.operators`) say which labels the
-output carries and which it ties together; an operator without a rule freezes what enters it. `_Functions` sees the
-calls above, where integers still know their origin (`tracker.sizes`).
+`tracker.trace` runs the model; the rules of `tracker.operators` and the readings of `tracker.calls` call this.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tracker import calls
 from tracker.code_sites import Place, Spot, spot
 from tracker.errors import DiscoveryError
+from tracker.findings import Carried, Consumption, Equation, Frame, NumberUse, Sum, Writing, Written
 from tracker.labels import Block, Grid, Labels, LabelSpace, constant_axes
-from tracker.numbers import Use, use_of
-from tracker.operators import rule_for
-from tracker.operators.selection import carry_on
+from tracker.numbers import Use
 from tracker.places import running
-from tracker.rephrased import REPHRASED
 from tracker.sizes import Expression, Size, Tracked, sources
-from tracker.tensors import tensors_in
 
 _CARRIED = "_neuronscope_labels"
-
-
-@dataclass
-class Carried:
-    """What a tensor carries: its blocks of labels, and which parameters and buffers alone it is computed from.
-
-    `origin` is None where it depends on the model's inputs. The values of a tensor with `picks` are positions on an
-    axis with these labels, of which the model chose some.
-    """
-
-    blocks: tuple[Block, ...] = ()
-    origin: frozenset[str] | None = frozenset()
-    picks: Labels | None = None
-
-
-class Written(NamedTuple):
-    """Where in the model's code a size or number is written."""
-
-    spot: Spot
-    place: Place
-
-
-class Equation(NamedTuple):
-    """Somewhere the code computed `expression` for the size of one axis of `grid`."""
-
-    expression: Expression
-    grid: Grid
-    axis: int
-    where: str
-    written: Written | None = None
-
-
-class NumberUse(NamedTuple):
-    """Somewhere the code turned `expression` into a number."""
-
-    expression: Expression
-    where: str
-    written: Written | None = None
-
-
-class Consumption(NamedTuple):
-    """A contraction of an activation with a weight: `activation` and `weight` are the labels that it ties.
-
-    `origin` are the parameters that the weight is computed from, `beneath` those of the activation, where that is
-    computed from nothing else.
-    """
-
-    weight: Labels
-    origin: frozenset[str]
-    activation: Labels
-    module: str
-    axis: int
-    how: Literal["input", "operator", "computed"]
-    operator: str
-    beneath: frozenset[str]
-
-
-class Sum(NamedTuple):
-    """A sum of two activations, and how many consumptions came before it."""
-
-    labels: Labels
-    consumptions: int
-
-
-class Writing(NamedTuple):
-    """The output axis of a weight in a product, a convolution or a look-up."""
-
-    weight: Labels
-    origin: frozenset[str]
-    operator: str
-
-
-class Frame(NamedTuple):
-    """A module that is running."""
-
-    name: str
-    module: nn.Module
 
 
 @dataclass
@@ -119,6 +36,7 @@ class Flow:
 
     real: bool = False
     space: LabelSpace = field(default_factory=LabelSpace)
+    watching: Callable[[], AbstractContextManager[Any]] = nullcontext  # within, operators meet their rules
     names: dict[int, str] = field(default_factory=dict)  # of every module, by its id
     frames: list[Frame] = field(default_factory=lambda: [Frame("", nn.Module())])
     call: calls.Call = field(default_factory=calls.Call)
@@ -150,7 +68,7 @@ class Flow:
     def origin(self, tensor: Tensor) -> frozenset[str] | None:
         """The parameters and buffers that the tensor is computed from; None where it depends on the model's inputs."""
         origin = self.carried(tensor).origin
-        overwritten = origin is not None and self.overwritten and _storage(tensor) in self.overwritten
+        overwritten = origin is not None and self.overwritten and storage(tensor) in self.overwritten
         return None if overwritten else origin
 
     def is_static(self, tensor: Tensor) -> bool:
@@ -185,7 +103,7 @@ class Flow:
     def own(self, tensor: Tensor, name: str) -> None:
         """Say that the tensor is a parameter or a buffer."""
         self.set_origin(tensor, frozenset({name}))
-        self.own_memory.add(_storage(tensor))
+        self.own_memory.add(storage(tensor))
 
     def set_origin(self, tensor: Tensor, origin: frozenset[str] | None) -> None:
         """Say which parameters and buffers the tensor is computed from."""
@@ -311,7 +229,7 @@ class Flow:
 
     def note_unlabelled(self, weight: Tensor) -> None:
         """A weight has lost its labels on the way from the parameters it is computed from."""
-        if _storage(weight) not in self.own_memory:
+        if storage(weight) not in self.own_memory:
             self.unlabelled |= self.origin(weight) or frozenset()
 
     def note_reader(self, x: Tensor, axis: int, read: Labels, weight: Tensor, site: Labels) -> None:
@@ -320,7 +238,7 @@ class Flow:
         plain = calls.reads_its_input(frame.module)
         how: Literal["input", "operator", "computed"] = "input"
         if plain is None:
-            how = "operator" if _storage(weight) in self.own_memory else "computed"
+            how = "operator" if storage(weight) in self.own_memory else "computed"
         beneath = self.origin(x) or frozenset()
         axis = plain if plain is not None else axis % x.dim() - x.dim()
         origin = self.origin(weight) or frozenset()
@@ -331,7 +249,7 @@ class Flow:
         call, operator, numbers = self.call, self.operator, len(self.constants)
         self.call = calls.Call()
         try:
-            with _Operators(self):
+            with self.watching():
                 return parts()
         finally:
             self.call, self.operator = call, operator
@@ -411,153 +329,11 @@ class Flow:
         )
 
 
-def _is_composite(func: Any) -> bool:
-    """Whether PyTorch itself says which operators this one consists of."""
-    return (
-        isinstance(func, torch._ops.OpOverload)
-        and func.namespace == "aten"
-        and func.has_kernel_for_dispatch_key(_COMPOSITE)
-    )
-
-
-_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
-
-
 def _written(place: Place, at: Spot | None = None) -> Written | None:
     found = at or spot()
     return None if found is None else Written(found, place)
 
 
-class _Operators(TorchDispatchMode):
-    """Applies the rule of every operator."""
-
-    supports_higher_order_operators = True
-
-    def __init__(self, flow: Flow) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.flow = flow
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # nothing is compiled here, and to say so at every operator takes time
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.prim.device.default:  # every other operator is this question
-            return func(*args)
-        with torch._C.DisableTorchFunction():  # what reads sizes in here is not the model's code
-            return self._apply(func, args, kwargs or {})
-
-    def _apply(self, func: Any, args: Any, kwargs: Any) -> Any:
-        flow = self.flow
-        flow.constants.extend(use_of(func, args, kwargs))
-        rule = rule_for(func)
-        if rule is None and _is_composite(func):  # these come here in inference mode only
-            return flow.follow(lambda: func.decompose(*args, **kwargs))
-        given = args
-        if torch.Tag.inplace_view in getattr(func, "tags", ()):  # its rule needs to see the tensor as it was
-            given = (flow.as_it_is(args[0]), *args[1:])
-        out = func(*args, **kwargs)
-        inputs = list(_tensors((*args, *kwargs.values())))
-        outputs = [out] if isinstance(out, Tensor) else list(_tensors((out,)))
-        for tensor in inputs if flow.unused else ():
-            flow.used(tensor)
-        origins = [flow.origin(tensor) for tensor in inputs]
-        known = [origin for origin in origins if origin is not None]
-        origin = frozenset().union(*known) if len(known) == len(origins) else None
-        flow.operator = str(func)
-        picked = [tensor for tensor in inputs if flow.carried(tensor).picks is not None]
-        labelled = bool(picked) or any(flow.blocks(tensor) for tensor in inputs)
-        flow.asked.clear()
-        if rule is not None and (labelled or flow.call.matches_operands):
-            rule(flow, out, *given, **kwargs)
-        elif labelled and outputs:
-            flow.operators_without_rule[flow.operator] += 1
-            for tensor in inputs:
-                flow.freeze(tensor, f"enters `{flow.operator}`, which has no rule")
-        elif origin is None:
-            for tensor in inputs:
-                flow.note_unlabelled(tensor)
-        for tensor in outputs:
-            flow.set_origin(tensor, origin)
-        for tensor in picked:
-            carry_on(flow, func, outputs, tensor)
-        if origin is None and isinstance(func, torch._ops.OpOverload) and func._schema.is_mutable:
-            for argument, value in zip(func._schema.arguments, args, strict=False):
-                if argument.alias_info is not None and argument.alias_info.is_write:
-                    flow.overwritten.update((_storage(leaf), leaf) for leaf in tree_leaves(value))
-        return out
-
-
-def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
-    """The tensors among arguments, also in lists (most arguments are neither)."""
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, list | tuple | dict):
-            yield from (leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor))
-
-
-def _storage(tensor: Any) -> int:
+def storage(tensor: Any) -> int:
     """What views of the same memory have in common."""
     return tensor.untyped_storage()._cdata if tensor.layout == torch.strided else id(tensor)
-
-
-class _Functions(TorchFunctionMode):
-    """Watches sizes where they still know their origin."""
-
-    def __init__(self, flow: Flow) -> None:
-        super().__init__()
-        self.flow = flow
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        flow = self.flow
-        if func == calls.SHAPE_GETTER:
-            func(*args)
-            return torch.Size(flow.tracked_shape(args[0]))
-        if func is Tensor.size:
-            axis = args[1] if len(args) > 1 else kwargs.get("dim")
-            return torch.Size(flow.tracked_shape(args[0])) if axis is None else flow.tracked_size(args[0], axis)
-        if func in (Tensor.numel, Tensor.nelement, torch.numel):
-            count: int = 1
-            for size in flow.tracked_shape(args[0]):
-                count = size * count
-            return count
-        outer, flow.call = flow.call, calls.Call.of(func, args, kwargs)
-        try:
-            out = REPHRASED.get(func, func)(*args, **kwargs)
-            calls.interpret(flow, flow.call, out)
-            return out
-        finally:
-            flow.call = outer
-
-
-def run(flow: Flow, model: nn.Module, call: Callable[[], Any]) -> Any:
-    """Run `call` (a forward of `model`) with labels flowing; the stack of running modules is kept by hooks."""
-    handles = []
-    for name, module in model.named_modules():
-        flow.names[id(module)] = name
-        if isinstance(module, torch.jit.ScriptModule):
-            continue
-
-        def enter(module: nn.Module, args: Any, name: str = name) -> None:
-            flow.frames.append(Frame(name, module))
-
-        def leave(module: nn.Module, args: Any, out: Any) -> None:
-            flow.frames.pop()
-
-        handles.append(module.register_forward_pre_hook(enter))
-        handles.append(module.register_forward_hook(leave))
-    try:
-        with _Functions(flow), _Operators(flow):
-            return call()
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def freeze_outputs(flow: Flow, output: Any) -> None:
-    """What the model returns must stay as it is."""
-    for tensor in tensors_in(output, caches=False):
-        flow.used(tensor)
-        flow.freeze(tensor, "is the model's output")

@@ -11,7 +11,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tracker.flow import Consumption, Flow, Writing
+from tracker.findings import Consumption, Writing
+from tracker.flow import Flow
 from tracker.labels import Labels, distinct
 from tracker.neuron_map import Frozen, Kind, NeuronGroup, Positions, Read, Site
 from tracker.resolve import Components

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracker.code_sites import site_of
-from tracker.flow import Equation, Flow, NumberUse, Written
+from tracker.findings import Equation, NumberUse, Written
+from tracker.flow import Flow
 from tracker.labels import Grid, distinct
 from tracker.neuron_map import Integer
 from tracker.resolve import Components

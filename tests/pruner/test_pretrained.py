@@ -241,9 +241,9 @@ def test_a_directory_is_not_shared_with_a_model_of_another_kind(tmp_path):
 
 def test_what_transformers_would_say_of_trials_is_not_heard(tmp_path, capfd):
     model = prune(build("LlamaForCausalLM", LLAMA), BOTH, uniform=False)
-    level = transformers.logging.get_verbosity()
+    level, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
     capfd.readouterr()
     save_pruned(model, tmp_path)
     assert capfd.readouterr() == ("", "")
     assert transformers.logging.get_verbosity() == level
-    assert transformers.logging.is_progress_bar_enabled()
+    assert transformers.logging.is_progress_bar_enabled() == bars
