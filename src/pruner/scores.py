@@ -4,7 +4,7 @@ score = magnitude_weight × magnitude + activity_weight × activity, each divide
 an average neuron of its layer, whatever the layer's size and scale, and layers can be compared. The lowest go first.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -60,7 +60,7 @@ def magnitude(model: nn.Module, neurons: NeuronMap) -> Scores:
 
     Raises `DataError` for weights without values (on the meta device).
     """
-    return {name: summed.sqrt() for name, (summed, _) in _over_producers(model, neurons, torch.square).items()}
+    return {name: summed.sqrt() for name, (summed, _) in _over_producers(model, neurons, 2).items()}
 
 
 def mean_weight(model: nn.Module, neurons: NeuronMap) -> Scores:
@@ -68,7 +68,7 @@ def mean_weight(model: nn.Module, neurons: NeuronMap) -> Scores:
 
     Raises `DataError` for weights without values (on the meta device).
     """
-    return {name: summed / count for name, (summed, count) in _over_producers(model, neurons, torch.abs).items()}
+    return {name: summed / count for name, (summed, count) in _over_producers(model, neurons, 1).items()}
 
 
 def combined(
@@ -94,10 +94,8 @@ def relative(values: Tensor) -> Tensor:
     return torch.where(finite, scaled, torch.inf)
 
 
-def _over_producers(
-    model: nn.Module, neurons: NeuronMap, measure: Callable[[Tensor], Tensor]
-) -> dict[str, tuple[Tensor, int]]:
-    """For every group the sum of `measure` over each neuron's producer weights, (size,), and how many those are."""
+def _over_producers(model: nn.Module, neurons: NeuronMap, order: int) -> dict[str, tuple[Tensor, int]]:
+    """For every group the sum of |w| ** order over each neuron's producer weights, (size,), and how many those are."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     result = {}
     for group in neurons:
@@ -116,8 +114,15 @@ def _over_producers(
                     f"The weights of layer '{group.name}' are on the meta device: they have no values.",
                     hint="Load the weights first.",
                 )
-            rows = weight.detach().movedim(dim, 0).reshape(weight.shape[dim], -1).to(torch.float64)
-            summed += measure(rows).sum(1).cpu()[positions].sum(1)
-            count += rows.shape[1] * positions.shape[1]
+            summed += _powers(weight.detach(), dim, order)[positions].sum(1)
+            count += weight.numel() // weight.shape[dim] * positions.shape[1]
         result[group.name] = summed, max(count, 1)
     return result
+
+
+def _powers(weight: Tensor, dim: int, order: int) -> Tensor:
+    """The sum of |w| ** order over all dimensions but one, in float64; the weights are read once and not copied."""
+    others = [d for d in range(weight.dim()) if d != dim]
+    wide = torch.float32 if weight.dtype in (torch.bfloat16, torch.float16) else None
+    norms = torch.linalg.vector_norm(weight, order, others, dtype=wide) if others else weight.abs()
+    return norms.cpu().to(torch.float64) ** order
