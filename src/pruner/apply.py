@@ -23,7 +23,7 @@ from tracker import trial
 from tracker.admission import admitted_for_change, unwrapped
 from tracker.batches import Batch
 from tracker.caches import filled
-from tracker.discover import example_call, neurons_of
+from tracker.discover import decide_caches, example_call, neurons_of
 from tracker.errors import PlanError, VerificationError
 from tracker.fingerprint import structure_fingerprint
 from tracker.neuron_map import NeuronMap
@@ -183,6 +183,7 @@ def _operate(
     integers = _integers(model, found, removed)
     call = example_call(model)
     if call is not None:
+        decide_caches(model, call)  # a forward since the discovery may have filled some
         failure = trial.run(model, found, removed, call)
         if failure is not None:
             raise PlanError(
@@ -192,6 +193,8 @@ def _operate(
     obstacle = unproven(model, found, removed, call) if proof else "it was not asked for"
     batch = batch_of(call, model) if call is not None and not obstacle else None
     expected = expect_exact(model, found, removed, [batch]) if batch is not None else ()
+    if call is not None and batch is not None:
+        decide_caches(model, call)  # likewise the forward of the proof
     before, parameters = structure_fingerprint(model), _count(model)
     with Snapshot() as snapshot, snapshot:  # twice: see its docstring
         _slice(model, cuts, integers, snapshot)

@@ -121,7 +121,9 @@ def _over_producers(model: nn.Module, neurons: NeuronMap, order: int) -> dict[st
 
 
 def _powers(weight: Tensor, dim: int, order: int) -> Tensor:
-    """The sum of |w| ** order over all dimensions but one, in float64; the weights are read once and not copied."""
+    """The sum of |w| ** order over all dimensions but one. The weights are read once and not copied: summed up in their
+    own type, or float32 if that is shorter, which is exact to about 1e-5.
+    """
     others = [d for d in range(weight.dim()) if d != dim]
     wide = torch.float32 if weight.dtype in (torch.bfloat16, torch.float16) else None
     norms = torch.linalg.vector_norm(weight, order, others, dtype=wide) if others else weight.abs()

@@ -7,7 +7,6 @@ knows where a file lies. The last file of a set is moved last, so that with it t
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -16,6 +15,7 @@ from os import PathLike
 from pathlib import Path
 
 from tracker.errors import StorageError
+from tracker.files import cannot_write, flush
 
 _PENDING = ".pruning.pending"
 _READY = ".pruning.ready"
@@ -41,9 +41,9 @@ def replacing(directory: str | PathLike[str], *, last: str) -> Iterator[Path]:
         yield pending
         with _reported(folder):
             for path in (*_files(pending), pending):
-                _flush(path)
+                flush(path)
             os.replace(pending, folder / _READY)
-            _flush(folder)
+            flush(folder)
     except BaseException:
         shutil.rmtree(pending, ignore_errors=True)
         if made:
@@ -66,7 +66,7 @@ def settle(directory: str | PathLike[str], *, last: str) -> None:
             target = folder / path.relative_to(ready)
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(path, target)
-        _flush(folder)
+        flush(folder)
         shutil.rmtree(ready)
 
 
@@ -80,14 +80,6 @@ def _files(folder: Path) -> Iterable[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 @contextmanager
 def _reported(folder: Path) -> Iterator[None]:
     try:
@@ -95,8 +87,4 @@ def _reported(folder: Path) -> Iterator[None]:
     except OSError as error:
         if isinstance(error, StorageError):
             raise
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise StorageError(
-            f"Cannot write to {folder}: {error.strerror or error}.",
-            hint="The disk is full: free some space." if full else "Choose a directory that you may write to.",
-        ) from error
+        raise cannot_write(folder, error) from error

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import _lru_cache_wrapper, cache
+from functools import _lru_cache_wrapper, lru_cache
 from types import FunctionType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 @contextmanager
 def function_caches_left(model: nn.Module) -> Iterator[None]:
-    """Whatever the `functools` caches of the model's library take in within the block, they forget."""
+    """The `functools` caches of the model's library that take something in within the block are emptied after it."""
     packages = {type(module).__module__.partition(".")[0] for module in model.modules()} - {"torch"}
     caches = [found for package in sorted(packages) for found in _of_package(package, len(sys.modules))]
     before = [found.cache_info().misses for found in caches]
@@ -31,7 +31,7 @@ def function_caches_left(model: nn.Module) -> Iterator[None]:
                 found.cache_clear()
 
 
-@cache
+@lru_cache(maxsize=16)
 def _of_package(package: str, loaded: int) -> tuple[_lru_cache_wrapper[Any], ...]:
     """The function caches of a package, looked for again when more modules are `loaded`."""
     found: dict[int, _lru_cache_wrapper[Any]] = {}
@@ -59,27 +59,31 @@ def _within(value: Any) -> Iterator[_lru_cache_wrapper[Any]]:
 
 
 def filled(model: nn.Module) -> list[tuple[nn.Module, str]]:
-    """Attributes that a forward has filled: dicts of nothing but tensors, beside those that the model cannot miss."""
+    """Attributes that a forward has filled, and fills again: dicts of tensors of which that is known (`decide`)."""
+    return [(module, name) for module, name in _dicts(model) if _refilled.get(module, {}).get(name)]
+
+
+def undecided(model: nn.Module) -> list[tuple[nn.Module, str]]:
+    """Dicts of tensors of which it is not known whether a forward fills them, or needs what is in them."""
+    return [(module, name) for module, name in _dicts(model) if name not in _refilled.get(module, {})]
+
+
+def decide(module: nn.Module, name: str, *, refilled: bool) -> None:
+    """Say whether a forward fills this attribute again when it is empty."""
+    _refilled.setdefault(module, {})[name] = refilled
+
+
+def _dicts(model: nn.Module) -> list[tuple[nn.Module, str]]:
     return [
         (module, name)
         for module in model.modules()
         for name, value in vars(module).items()
-        if type(value) is dict
-        and value
-        and name not in _OWN
-        and name not in _needed.get(module, ())
-        and all(map(_is_tensors, value.values()))
+        if type(value) is dict and value and name not in _OWN and all(map(_is_tensors, value.values()))
     ]
 
 
-def set_needed(module: nn.Module, name: str, is_needed: bool) -> None:
-    """Say whether a forward does not fill this attribute, but needs what is in it."""
-    names = _needed.setdefault(module, set())
-    (names.add if is_needed else names.discard)(name)
-
-
 _OWN = frozenset(vars(nn.Module()))
-_needed: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
+_refilled: WeakKeyDictionary[nn.Module, dict[str, bool]] = WeakKeyDictionary()
 
 
 def _is_tensors(value: Any) -> bool:

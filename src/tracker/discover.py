@@ -13,7 +13,7 @@ from torch import nn
 
 from tracker import fake, trial
 from tracker.admission import admitted, unwrapped
-from tracker.caches import filled, set_needed
+from tracker.caches import decide, undecided
 from tracker.errors import DiscoveryError
 from tracker.example_inputs import HOW_TO_GIVE_INPUTS, Call, candidate_calls, first_batch_call, given_call
 from tracker.findings import Equation
@@ -64,7 +64,7 @@ def discover(
         call = first_batch_call(model, data_loader)
     if call is None:
         call = _working_call(model)
-    _keep_what_is_needed(model, call)
+    decide_caches(model, call)
     flow, sites = _trace(model, call)
     neurons = _map(model, flow, sites, query_heads=query_heads)
     neurons = _refuse(neurons, trial.refusals(model, neurons, call, None if flow.real else flow.constants))
@@ -114,15 +114,17 @@ def _working_call(model: nn.Module) -> Call:
     )
 
 
-def _keep_what_is_needed(model: nn.Module, call: Call) -> None:
-    """Tell dicts of tensors that the model cannot do without from caches, which it fills again."""
-    found = filled(model)
+def decide_caches(model: nn.Module, call: Call) -> None:
+    """Find out which dicts of tensors the model fills again when they are empty, and which it cannot do without."""
+    found = undecided(model)
+    for module, name in found:
+        decide(module, name, refilled=True)
     if found and _failure(model, call) is not None:
-        for one in found:
-            set_needed(*one, True)
-        for one in found:
-            set_needed(*one, False)
-            set_needed(*one, _failure(model, call) is not None)
+        for module, name in found:
+            decide(module, name, refilled=False)
+        for module, name in found:
+            decide(module, name, refilled=True)
+            decide(module, name, refilled=_failure(model, call) is None)
 
 
 def _failure(model: nn.Module, call: Call) -> str | None:

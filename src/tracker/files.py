@@ -44,18 +44,23 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        _flush(temporary)
+        flush(temporary)
         os.replace(temporary, target)
-        _flush(target.parent)
+        flush(target.parent)
     except StorageError:
         raise
     except (OSError, SafetensorError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        hint = _WAY_OUT.get(_errno(error), "Check the path, or choose another directory.")
-        raise StorageError(f"Cannot write {target}: {reason}.", hint=hint) from error
+        raise cannot_write(target, error) from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def cannot_write(target: Path, error: OSError | SafetensorError) -> StorageError:
+    """What is wrong with writing there, and the way out."""
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    hint = _WAY_OUT.get(_errno(error), "Check the path, or choose another directory.")
+    return StorageError(f"Cannot write {target}: {reason}.", hint=hint)
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
@@ -101,7 +106,7 @@ def read_json(path: str | os.PathLike[str], *, what: str, error: type[NeuronScop
         raise error(f"{source} does not hold {what} as JSON: {malformed}.", hint=hint) from malformed
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Wait until the file, or the directory's list of names, is on the disk and not only in memory."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

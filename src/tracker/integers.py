@@ -184,19 +184,23 @@ class _System:
             if attribute is None:
                 left.append((equation, form))
             else:
-                self.known[attribute] = Form(form.total, groups)
+                others = self.known[attribute].per_neuron if attribute in self.known else {}
+                self.known[attribute] = Form(form.total, {**others, **groups})  # passed again, with other widths in it
         return left
 
     def _pinned(self, use: NumberUse) -> bool:
         """Whether the model's code can be given the number that a changed size would come to."""
         if use.written is None or (isinstance(use.expression, Arithmetic) and use.expression.operator == "compare"):
             return False
-        value = self._at(use.expression, self.draws[0])
-        attribute = None if value is None else self._site(use.written, value)
+        here = [other.expression for other in self.flow.numbers if other.written == use.written]
+        values = {self._at(expression, self.draws[0]) for expression in here}
+        value = values.pop()
+        attribute = None if values or value is None else self._site(use.written, value)
         if attribute is None or value is None:
             return False
-        form = Form(value, dict.fromkeys(self._groups_in(use.expression), 0))
-        return self.known.setdefault(attribute, form) == form
+        groups = set().union(*map(self._groups_in, here))
+        self.known[attribute] = Form(value, dict.fromkeys(groups, 0))
+        return True
 
     def _site(self, written: Written, value: int) -> Attribute | None:
         site = site_of(written.spot, written.place, value)

@@ -82,5 +82,5 @@ def test_what_was_never_ready_is_forgotten(tmp_path):
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match=r"Cannot write to .*below"):
+    with pytest.raises(StorageError, match=r"Cannot write .*below"):
         write(tmp_path / "file" / "below", one="1")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pruner import PruningPlan, prune_
-from tracker import discover
+from tracker import NeuronMap, discover
 
 
 @functools.lru_cache
@@ -105,3 +105,20 @@ def test_a_failed_pruning_leaves_what_was_kept() -> None:
     with pytest.raises(ValueError, match="all 8 neurons"):
         prune_(model, PruningPlan({"a": range(8)}), found)
     assert model.kept["gate"] is kept
+
+
+def test_what_nobody_knows_to_be_a_cache_stays() -> None:
+    found = NeuronMap.from_json(discover(Keeping(), torch.randn(3, 4)).to_json())
+    model = Keeping()
+    prune_(model, PruningPlan({"a": [0, 1]}), found)
+    assert model.tables["two"].tolist() == [2.0, 2.0]
+    assert model(torch.randn(3, 4)).shape == (3, 2)
+
+
+def test_what_a_forward_keeps_after_the_discovery_goes_too() -> None:
+    model, x = Keeping().eval(), torch.randn(3, 4)
+    discover(model, x)
+    with torch.no_grad():
+        model(x)
+        prune_(model, PruningPlan({"a": [0, 1, 2]}), proof=False)
+        assert model(x).shape == (3, 2)
