@@ -1,6 +1,7 @@
 import copy
 import json
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -205,3 +206,13 @@ def test_malformed_plans_are_refused_in_one_short_sentence(data, said):
     with pytest.raises(PlanError, match=said) as caught:
         PruningPlan.from_json(data)
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("needs", "gone", "words"), [({"multiple": 4}, 3, "only multiples of 4 run"), ({"minimum": 5}, 4, "needs 5")]
+)
+def test_what_a_layer_demands_of_what_is_left_is_refused_otherwise(needs, gone, words):
+    neurons = NeuronMap((replace(group("fc", 8), **needs),))
+    with pytest.raises(PlanError, match=words):
+        PruningPlan({"fc": range(gone)}).resolve(neurons)
+    assert len(PruningPlan({"fc": range(gone + 1 if "multiple" in needs else gone - 1)}).resolve(neurons)["fc"]) > 0

@@ -14,6 +14,7 @@ import torch
 from tests.tracker.equivalence import check_exact
 from torch import Tensor, nn
 
+from pruner import PruningPlan, check
 from tracker import NeuronMap, discover
 from tracker.code_sites import Site
 from tracker.errors import PlanError
@@ -255,3 +256,58 @@ def test_functions_of_pytorch_that_are_python_are_no_obstacle() -> None:
 
     found = check_exact(nn.Sequential(nn.Linear(5, 12), Split(), nn.Linear(12, 4)), torch.randn(2, 5))
     assert sorted(group.size for group in found) == [12, 12]
+
+
+class Shaped(nn.Module):
+    """Takes the size from another tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.out = nn.Linear(5, 12), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor, like: Tensor) -> Tensor:
+        result: Tensor = self.out(self.inner(x).reshape(-1, like.shape[-1]))
+        return result
+
+
+def test_a_size_follows_every_width_that_it_was_ever_computed_from() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.p, self.q, self.shaped = nn.Linear(5, 12), nn.Linear(5, 12), Shaped()
+            self.ends = nn.ModuleList([nn.Linear(12, 3), nn.Linear(12, 3)])
+
+        def forward(self, x: Tensor) -> Tensor:
+            p, q = self.p(x), self.q(x)
+            ends: Tensor = self.ends[0](p) + self.ends[1](q)
+            return ends + self.shaped(x, p) + self.shaped(x, q)
+
+    found = check_exact(Twice(), torch.randn(2, 5))
+    (integer,) = [integer for integer in found.integers if integer.path[0] == CODE_SIZES]
+    assert integer.follows == {"p": 0, "q": 0, "shaped.inner": 1}
+
+
+def test_one_place_with_two_numbers_is_not_given_one_of_them() -> None:
+    class Loop(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(5, 8), nn.Linear(5, 12)
+            self.outs = nn.ModuleList([nn.Linear(8, 3), nn.Linear(12, 3)])
+
+        def forward(self, x: Tensor) -> Tensor:
+            result = x.new_zeros(())
+            for made, out in zip((self.a(x), self.b(x)), self.outs, strict=True):
+                result = result + out(made * made.shape[-1] ** -0.5)
+            return result
+
+    found = check_exact(Loop(), torch.randn(2, 5))
+    assert not len(found)
+    assert all("used as a number" in entry.reason for entry in found.frozen if "output" not in entry.reason)
+
+
+def test_a_removal_that_is_only_tried_leaves_the_class() -> None:
+    model = block(Attention).eval()
+    found = discover(model, torch.randn(2, 4, 5))
+    check(model, PruningPlan({"1.qkv": [0]}), found)
+    assert type(model[1]) is Attention
+    assert CODE_SIZES not in vars(model[1])
