@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from tests.pruner.small_net import GONE, KEPT, Net, X
+from torch import nn
 from torch.nn.functional import linear
 
 from pruner.apply import check, prune_
@@ -19,18 +20,7 @@ from tracker.errors import DiscoveryError
 peft = pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`")  # peft's way to ask transformers
 
-GONE, KEPT = [1, 4, 6], [0, 2, 3, 5, 7]
-X = torch.randn(4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 IDS = torch.arange(16).reshape(2, 8)
-
-
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc1, self.fc2 = nn.Linear(5, 8), nn.Linear(8, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(torch.relu(self.fc1(x)))
 
 
 def adapted(config: Any, model: Callable[[], nn.Module] = Net) -> nn.Module:
