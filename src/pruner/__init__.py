@@ -1,6 +1,6 @@
 """Which neurons go, and is the model still right?"""
 
-from pruner.apply import PruneResult, check, prune_, pruning_history
+from pruner.apply import check, prune_, pruning_history
 from pruner.checkpoint import Saved, load_pruned, save_pruned
 from pruner.config import (
     PruningConfig,
@@ -15,6 +15,7 @@ from pruner.integration import IntegratedSystem
 from pruner.masking import masked
 from pruner.metrics import PruningMetrics, compute_metrics
 from pruner.plan import PruningPlan
+from pruner.prune_result import PruneResult
 from pruner.strategies import GradualPruner, MagnitudePruner, StructuredPruner
 from pruner.validation import PruningValidator, validate_pruning
 from pruner.verification import VerificationReport, capture, verify

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -18,6 +17,8 @@ from pruner.equivalence import Agreement, Expected, batch_of, compare, expect, u
 from pruner.masking import maskable, reads_after
 from pruner.memory import check_alone
 from pruner.plan import PruningPlan
+from pruner.prune_result import IntegerChange, PruneResult
+from pruner.repair import Repair, checked, give
 from pruner.snapshot import Snapshot
 from tracker import trial
 from tracker.admission import admitted_for_change, unwrapped
@@ -33,56 +34,6 @@ HISTORY = "_neuronscope_history"
 _DENSE_LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
-class IntegerChange(NamedTuple):
-    """An integer attribute that followed the neurons; `path` leads to it from the module."""
-
-    module: str
-    path: tuple[str | int, ...]
-    old: int
-    new: int
-
-
-@dataclass(frozen=True)
-class PruneResult:
-    """What a pruning did, or would do.
-
-    `plan` is the plan as carried out, under the groups' own names and with the fingerprint of the model before.
-    `proof` is the comparison of the sliced with the masked model, or None where none was made; `unproven` says why.
-    """
-
-    neurons_before: int
-    neurons_after: int
-    parameters_before: int
-    parameters_after: int
-    removed: Mapping[str, int]
-    sizes: Mapping[str, int]
-    integers: tuple[IntegerChange, ...]
-    plan: PruningPlan
-    fingerprint: str
-    proof: Agreement | None
-    unproven: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """The result as JSON-ready data."""
-        return {
-            "neurons_before": self.neurons_before,
-            "neurons_after": self.neurons_after,
-            "parameters_before": self.parameters_before,
-            "parameters_after": self.parameters_after,
-            "removed": dict(self.removed),
-            "integers": [
-                {"module": change.module, "path": list(change.path), "old": change.old, "new": change.new}
-                for change in self.integers
-            ],
-            "plan": self.plan.to_json(),
-            "fingerprint": self.fingerprint,
-            "proof": None
-            if self.proof is None
-            else {"output": self.proof.output, "error": self.proof.error, "tolerance": self.proof.tolerance},
-            "unproven": self.unproven,
-        }
-
-
 def prune_(
     model: nn.Module,
     plan: PruningPlan,
@@ -90,6 +41,7 @@ def prune_(
     *,
     optimizer: Optimizer | None = None,
     proof: bool = True,
+    repair: Repair | None = None,
 ) -> PruneResult:
     """Remove the neurons of `plan` from `model`, in place; all of it happens or nothing.
 
@@ -106,6 +58,8 @@ def prune_(
         proof: whether to demand that the sliced model gives the outputs of the masked one before keeping the change.
             It is made where example inputs are known (from discovery), the weights are real, and a layer in the plan
             is exact; those that are not are taken out of both models. `PruneResult.proof` tells.
+        repair: new values of weights that stay, by name and in the shapes from before the removal (see
+            `pruner.compensation`). They are written first: the proof is about the repaired model.
 
     Raises:
         DiscoveryError: the model is of a kind that cannot be cut, such as one with quantised or sharded weights.
@@ -116,7 +70,7 @@ def prune_(
 
     After any error, `KeyboardInterrupt` included, the model and the optimizer are as they were, bit for bit.
     """
-    return _operate(model, plan, neurons, optimizer, proof=proof, commit=True)
+    return _operate(model, plan, neurons, optimizer, repair, proof=proof, commit=True)
 
 
 def check(
@@ -126,9 +80,10 @@ def check(
     *,
     optimizer: Optimizer | None = None,
     proof: bool = True,
+    repair: Repair | None = None,
 ) -> PruneResult:
     """A dry run: `prune_` up to the commit, then everything is put back. Raises and returns what `prune_` would."""
-    return _operate(model, plan, neurons, optimizer, proof=proof, commit=False)
+    return _operate(model, plan, neurons, optimizer, repair, proof=proof, commit=False)
 
 
 def pruning_history(model: nn.Module) -> tuple[dict[str, Any], ...]:
@@ -136,8 +91,8 @@ def pruning_history(model: nn.Module) -> tuple[dict[str, Any], ...]:
 
     The model carries it, so copies of the model have it too. A record has the structure fingerprint before
     (`fingerprint`) and after (`result`), for every layer its size before and the indices removed (`layers`), the
-    integers that changed (`integers`), the number of parameters before and after, the proof's numbers or None, and the
-    plan's provenance.
+    integers that changed (`integers`), the parameters before and after, the proof's numbers or None, the names
+    of the tensors that were given new values (`repaired`), and the plan's provenance.
     """
     return tuple(json.loads(record) for record in vars(unwrapped(model)).get(HISTORY, ()))
 
@@ -171,6 +126,7 @@ def _operate(
     plan: PruningPlan,
     neurons: NeuronMap | None,
     optimizer: Optimizer | None,
+    repair: Repair | None,
     *,
     proof: bool,
     commit: bool,
@@ -179,6 +135,7 @@ def _operate(
     found = neurons_of(model, neurons)
     _check_map(model, found)
     removed = plan.resolve(found)
+    repaired = checked(model, repair)
     cuts = _cuts(model, found, removed, optimizer)
     integers = _integers(model, found, removed)
     call = example_call(model)
@@ -192,11 +149,12 @@ def _operate(
             )
     obstacle = unproven(model, found, removed, call) if proof else "it was not asked for"
     batch = batch_of(call, model) if call is not None and not obstacle else None
-    expected = expect_exact(model, found, removed, [batch]) if batch is not None else ()
-    if call is not None and batch is not None:
-        decide_caches(model, call)  # likewise the forward of the proof
     before, parameters = structure_fingerprint(model), _count(model)
     with Snapshot() as snapshot, snapshot:  # twice: see its docstring
+        give(model, repaired, snapshot)
+        expected = expect_exact(model, found, removed, [batch]) if batch is not None else ()
+        if call is not None and batch is not None:
+            decide_caches(model, call)  # likewise the forward of the proof
         _slice(model, cuts, integers, snapshot)
         agreement = compare(model, expected) if expected else None
         holds = agreement is None or agreement.holds
@@ -212,12 +170,16 @@ def _operate(
             fingerprint=structure_fingerprint(model),
             proof=agreement,
             unproven=obstacle,
+            repaired=tuple(sorted(repaired)),
         )
         if holds and commit:
             _record(model, result, snapshot)
             snapshot.commit()
     if batch is not None and agreement is not None and not agreement.holds:
-        raise _disproved(model, found, removed, batch, agreement)
+        with Snapshot() as undone:
+            give(model, repaired, undone)
+            error = _disproved(model, found, removed, batch, agreement)
+        raise error
     return result
 
 
@@ -356,6 +318,7 @@ def _record(model: nn.Module, result: PruneResult, snapshot: Snapshot) -> None:
         "integers": result.to_json()["integers"],
         "parameters": [result.parameters_before, result.parameters_after],
         "proof": result.to_json()["proof"],
+        "repaired": list(result.repaired),
         "provenance": dict(result.plan.provenance),
     }
     snapshot.hold(model, HISTORY)

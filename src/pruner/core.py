@@ -5,9 +5,10 @@ from collections.abc import Iterable, Mapping
 from torch import nn
 from torch.optim import Optimizer
 
-from pruner.apply import PruneResult, check, prune_
+from pruner.apply import check, prune_
 from pruner.current_map import current_map
 from pruner.plan import PruningPlan
+from pruner.prune_result import PruneResult
 
 
 class NeuronPruner:

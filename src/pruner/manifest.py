@@ -83,7 +83,8 @@ class ProofRecord(_Part):
 class PruningRecord(_Part):
     """One pruning: structure fingerprints before (`fingerprint`) and after (`result`), and all that went.
 
-    `parameters` is how many there were before and after; `proof` is None where none was made.
+    `parameters` is how many there were before and after; `proof` is None where none was made, and
+    `repaired` names the tensors that were given new values before their neurons went.
     """
 
     fingerprint: Name
@@ -92,6 +93,7 @@ class PruningRecord(_Part):
     proof: ProofRecord | None = None
     layers: dict[Name, LayerRecord]
     integers: list[IntegerRecord]
+    repaired: list[Name] = Field(default_factory=list)
     provenance: dict[str, Any]
 
 

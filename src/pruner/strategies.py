@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.optim import Optimizer
 
-from pruner.apply import PruneResult, prune_
+from pruner.apply import prune_
 from pruner.config import PruningConfig, create_default_config
 from pruner.current_map import current_map
 from pruner.decision import Request, decide
 from pruner.plan import PruningPlan
+from pruner.prune_result import PruneResult
 from pruner.registry import Registry
 from pruner.schedule import gradual_targets, target_at
 from pruner.selection import Remove, Strategy, StrategyInput, lowest

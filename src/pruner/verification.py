@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruner.apply import expect_exact
+from pruner.apply import expect_exact, pruning_history
 from pruner.checkpoint import load_pruned
 from pruner.difference import Measured, accuracy, between
 from pruner.equivalence import (
@@ -30,7 +30,9 @@ from pruner.equivalence import (
 )
 from pruner.masking import maskable, silenced
 from pruner.plan import PruningPlan
+from pruner.repair import Repair, checked, give, repaired_in
 from pruner.skeleton import named_tensors, skeleton
+from pruner.snapshot import Snapshot
 from tracker import trial
 from tracker.admission import unwrapped
 from tracker.batches import Batch, iter_batches
@@ -132,6 +134,7 @@ def capture(
     data_loader: Iterable[Any] | None = None,
     *,
     batches: int | None = BATCHES,
+    repair: Repair | None = None,
 ) -> Reference:
     """Remember the dense model, before `plan` is carried out on it or on a copy.
 
@@ -141,6 +144,7 @@ def capture(
         neurons: its neuron map; by default the one last discovered, else it is discovered now.
         data_loader: real data. Without it, the example inputs of the discovery.
         batches: how many batches of the loader to use; None for all. Their answers are kept in memory.
+        repair: the new values of weights that `prune_` will be given: what is masked is the repaired model.
 
     Raises:
         PlanError: the plan does not fit the model.
@@ -160,10 +164,12 @@ def capture(
     if plan is None:
         not_checked = ("neuron counts: no plan was given", f"{PROOF}: no plan was given")
     elif found is not None and (len(unmasked) < len(removed) or not removed):
-        masked = expect_exact(model, found, removed, chosen)
-        if inexact and exact:
-            with silenced(model, found, exact):
-                zeroed = tuple(answers(model, batch) for batch in chosen)
+        with Snapshot() as snapshot:
+            give(model, checked(model, repair), snapshot)
+            masked = expect_exact(model, found, removed, chosen)
+            if inexact and exact:
+                with silenced(model, found, exact):
+                    zeroed = tuple(answers(model, batch) for batch in chosen)
     return Reference(
         skeleton=skeleton(model),
         neurons=found,
@@ -207,7 +213,7 @@ def verify(
     if isinstance(original_model, Reference):
         reference = original_model
     else:
-        reference = capture(original_model, plan, neurons, data_loader, batches=batches)
+        reference = _captured(pruned, original_model, plan, neurons, data_loader, batches)
     found = reference.neurons
     checks = [
         _checked("structure", lambda: _structure(pruned, reference)),
@@ -222,6 +228,24 @@ def verify(
         checks.append(_checked("save and load", lambda: _save_and_load(pruned, reference, checkpoint)))
     runs = all(check.passed for check in checks[:2])
     return VerificationReport(tuple(checks), reference.not_checked, _measured(pruned, reference) if runs else None)
+
+
+def _captured(
+    pruned: nn.Module,
+    dense: nn.Module,
+    plan: PruningPlan | None,
+    neurons: NeuronMap | None,
+    data_loader: Iterable[Any] | None,
+    batches: int | None,
+) -> Reference:
+    """What `capture` remembers of the dense model, with the repair that the pruned one says it has had."""
+    names = {name for record in pruning_history(pruned) for name in record.get("repaired", ())}
+    if plan is None or not names:
+        return capture(dense, plan, neurons, data_loader, batches=batches)
+    bare = unwrapped(dense)
+    found = neurons_of(bare, neurons, data_loader=data_loader)
+    repair = repaired_in(pruned, bare, found, plan.resolve(found), names)
+    return capture(dense, plan, found, data_loader, batches=batches, repair=repair)
 
 
 _Outcome = tuple[bool, str, dict[str, Any]]

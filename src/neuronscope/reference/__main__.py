@@ -1,0 +1,113 @@
+"""`python -m neuronscope.reference NAME`: make a reference model anew, with its tokenizer and its card."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from neuronscope.data_names import digits
+from neuronscope.digits import trained_cnn
+from neuronscope.reference import corpus, data, training
+from neuronscope.reference.architectures import CONTEXT, LANGUAGE_MODELS, VOCABULARY, Size, checked
+from neuronscope.reference.card import write_card
+from neuronscope.reference.measure import measured, unigram_loss
+from neuronscope.reference.shipped import load, place, save, tokenizer_of
+from tracker.errors import ModelNameError
+
+HELD_OUT_BATCHES = 24
+
+
+def make(
+    name: Annotated[str, typer.Argument(help="stdlib-gpt, stdlib-llama, digits-vit or digits-cnn.")],
+    size: Annotated[str, typer.Option(help="small, which is shipped, or large (25 million parameters).")] = "small",
+    steps: Annotated[int, typer.Option(help="Steps of training, or the most there are with --minutes.")] = 20000,
+    minutes: Annotated[float | None, typer.Option(help="Train for so long instead.", show_default=False)] = None,
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Where the files go.", show_default=False)] = None,
+) -> None:
+    """Train a reference model and write its weights, tokenizer and card."""
+    checked(name)
+    if size not in ("small", "large"):
+        raise ModelNameError(f"There is no size '{size}'.", hint="Name small or large.")
+    wanted: Size = "small" if size == "small" else "large"
+    directory = out or (place(name) if size == "small" else Path("build/reference") / f"{name}-large")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name in LANGUAGE_MODELS:
+        _language_model(name, wanted, steps, minutes, seed, directory, device)
+    else:
+        _classifier(name, wanted, steps, seed, directory, device)
+    typer.echo((directory / "README.md").read_text(encoding="utf-8"))
+
+
+def _language_model(
+    name: str, size: Size, steps: int, minutes: float | None, seed: int, directory: Path, device: torch.device
+) -> None:
+    shared = place("stdlib-gpt") / "tokenizer.json"  # both language models read the same tokens
+    if name != "stdlib-gpt" and shared.is_file():
+        tokenizer = tokenizer_of(shared.parent)
+    else:
+        tokenizer = training.train_tokenizer(data.texts("train"))
+    stream, held = (data.encoded(tokenizer, split) for split in ("train", "held-out"))
+    model, taken = training.train_language_model(
+        name, stream, size=size, steps=steps, seed=seed, device=device, minutes=minutes
+    )
+    save(model.cpu(), directory, tokenizer)
+    model = load(name).model if directory == place(name) else model.float()
+    rows = held[: len(held) // CONTEXT * CONTEXT].view(-1, CONTEXT)
+    ids = [{"input_ids": part} for part in rows.split(16)][:HELD_OUT_BATCHES]
+    found = measured(model, ids)
+    unigram = unigram_loss(stream, held, VOCABULARY)
+    write_card(
+        directory,
+        name,
+        "A small language model of Python: trained on the standard library's own sources, tested on modules it has "
+        "not seen. It is there to be pruned, not to write programs.",
+        {
+            "Architecture": f"{type(model).__name__}, byte-level BPE of {VOCABULARY} pieces, context {CONTEXT}",
+            "Parameters": f"{sum(p.numel() for p in model.parameters()):,}, stored as bfloat16",
+            "Data": f"standard library of Python {platform.python_version()}, {len(stream):,} tokens to train on and "
+            f"{len(held):,} held out (SHA-256 {corpus.fingerprint()})",
+            "Training": f"{taken.steps:,} steps, {taken.samples:,} tokens, {taken.seconds / 60:.0f} minutes on one "
+            f"{device.type} device, seed {seed}",
+            "Held-out loss": f"{found['loss']:.3f} nats a token on {sum(len(b['input_ids']) for b in ids)} windows "
+            f"(frequencies alone: {unigram:.3f})",
+            "Held-out accuracy": f"{found['accuracy']:.1%} of next tokens",
+            "Made by": f"python -m neuronscope.reference {name} --size {size} --steps {taken.steps} --seed {seed}",
+        },
+        {"loss": found["loss"], "accuracy": found["accuracy"], "unigram": unigram},
+    )
+
+
+def _classifier(name: str, size: Size, steps: int, seed: int, directory: Path, device: torch.device) -> None:
+    if name == "digits-cnn":
+        model: torch.nn.Module = trained_cnn(seed=seed)
+        how = "python -m neuronscope.reference digits-cnn"
+    else:
+        train = digits()[0].dataset
+        images, labels = (torch.stack(part) for part in zip(*(train[i] for i in range(1437)), strict=True))
+        model = training.train_vit(images, labels, size=size, steps=steps, seed=seed, device=device).cpu()
+        how = f"python -m neuronscope.reference {name} --size {size} --steps {steps} --seed {seed}"
+    save(model, directory)
+    found = measured(model, data.batches(name, "held-out"))
+    write_card(
+        directory,
+        name,
+        "A small classifier of handwritten digits (scikit-learn's bundled 8 × 8 images). It is there to be pruned.",
+        {
+            "Architecture": type(model).__name__,
+            "Parameters": f"{sum(p.numel() for p in model.parameters()):,}",
+            "Data": "1,437 images to train on and 360 held out",
+            "Held-out loss": f"{found['loss']:.4f} nats an image",
+            "Held-out accuracy": f"{found['accuracy']:.1%}",
+            "Made by": how,
+        },
+        found,
+    )
+
+
+if __name__ == "__main__":
+    typer.run(make)

@@ -1,0 +1,57 @@
+"""How far a model's answers are from those of the dense model: the loss for which nobody needs labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
+
+from tracker.batches import Batch, logits
+
+
+class Answer(NamedTuple):
+    """What a model said to a batch: (samples, features), and whether those are logits of classes."""
+
+    values: Tensor
+    classes: bool
+
+
+def answer(output: Any, batch: Batch) -> Answer:
+    """What a model's output is about, padding left out.
+
+    An output that names its `logits` is a choice among classes, and so is one that has the shape of class indices given
+    as targets; everything else is a vector.
+    """
+    found = logits(output)
+    named = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    target = batch.target
+    indices = target is not None and not target.is_floating_point() and target.shape == found.shape[:-1]
+    mask = batch.mask
+    if mask is not None and found.dim() >= 3 and found.shape[:2] == mask.shape:
+        return Answer(found[mask], found is named or indices)
+    values = found.flatten(0, -2) if found.dim() > 1 else found.unsqueeze(0)
+    return Answer(values, found is named or indices)
+
+
+def distance(found: Answer, dense: Answer) -> Tensor:
+    """The mean over samples, differentiable in `found`.
+
+    Between choices among classes: the Kullback–Leibler divergence in nats, KL(dense ‖ found). Between vectors: the
+    square of the difference, as a share of the variance of the dense answers.
+    """
+    wide = torch.promote_types(found.values.dtype, torch.float32)
+    ours, theirs = found.values.to(wide), dense.values.detach().to(wide)
+    if dense.classes and theirs.shape[-1] > 1:
+        return F.kl_div(F.log_softmax(ours, -1), F.log_softmax(theirs, -1), log_target=True, reduction="batchmean")
+    variance = (theirs - theirs.mean(0)).square().sum()
+    scale = variance if len(theirs) > 1 and float(variance) > 0 else theirs.square().sum()
+    return (ours - theirs).square().sum() / scale.clamp(min=torch.finfo(wide).tiny)
+
+
+def tensors(output: Any) -> list[Tensor]:
+    """The floating-point tensors of what a block returns."""
+    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]

@@ -1,0 +1,192 @@
+"""Past the linear limit: every block is trained, alone and without labels, to write what the dense block wrote.
+
+The blocks go in order. A block's inputs come from the pruned blocks before it, its targets from the dense model, the
+residual stream included, so that what went wrong before is corrected too (as BRECQ, Li et al. 2021, does for
+quantisation). It starts from the closed form, and ends at the step that was best on samples it was not trained on; if
+no step is better than the start, the block stays as it was.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from pruner.compensation.distance import answer, distance, tensors
+from pruner.compensation.observation import HELD_OUT
+from pruner.compensation.stages import Inputs, Stages
+from tracker.batches import Batch, forward
+from tracker.progress import progress
+
+LEARNING_RATE = 1e-3
+CHECKS = 12
+"""How often a training is judged on held-out samples."""
+PATIENCE = 4
+"""A training ends when so many checks in a row were no better."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training made of a block: its error on held-out samples before and after, as a share of the variance of
+    what the dense one wrote (for the model's answers: the distance to the dense ones), and the steps taken.
+    """
+
+    block: str
+    before: float
+    after: float
+    steps: int
+
+
+def reconstruct_blocks(
+    dense: Stages, pruned: Stages, *, steps: int, parameters: Callable[[str], Sequence[nn.Parameter]], seed: int = 0
+) -> list[Trained]:
+    """Train the blocks of `pruned.model` in order, in place.
+
+    `parameters` gives those of a block that may be trained; a block for which there are none is left as it is.
+    """
+    done = []
+    for stage in progress(range(len(dense)), "Reconstructing blocks"):
+        block = dense.blocks[stage] if dense.blocks else ""
+        own = parameters(block)
+        if own:
+            done.append(_reconstruct(dense, pruned, stage, block, own, steps, seed + stage))
+        dense.advance(stage)
+        pruned.advance(stage)
+    return done
+
+
+def _reconstruct(
+    dense: Stages, pruned: Stages, stage: int, block: str, own: Sequence[nn.Parameter], steps: int, seed: int
+) -> Trained:
+    module = pruned.model.get_submodule(block)
+    inputs = [_detached(pruned.given(stage, number)) for number in range(len(pruned.batches))]
+    wanted = [[x.detach() for x in tensors(dense.run(stage, number))] for number in range(len(dense.batches))]
+    scale = _variances(wanted, dense.batches)
+
+    def loss(number: int) -> Tensor:
+        args, kwargs = inputs[number]
+        output = module(*_fresh(args), **_fresh(kwargs))
+        return _error(tensors(output), wanted[number], dense.batches[number], scale)
+
+    return fit(block, own, loss, len(inputs), steps, seed)
+
+
+def reconstruct_answers(
+    dense: Stages, model: nn.Module, own: Sequence[nn.Parameter], *, steps: int, seed: int = 0
+) -> Trained:
+    """Train all blocks of `model` together, in place, to give the dense model's answers."""
+    batches = dense.batches
+    wanted = [answer(forward(dense.model, batch), batch) for batch in batches]
+
+    def loss(number: int) -> Tensor:
+        return distance(answer(forward(model, batches[number]), batches[number]), wanted[number])
+
+    return fit("", own, loss, len(batches), steps, seed)
+
+
+def fit(
+    name: str,
+    own: Sequence[nn.Parameter],
+    loss: Callable[[int], Tensor],
+    batches: int,
+    steps: int,
+    seed: int,
+    learning_rate: float = LEARNING_RATE,
+) -> Trained:
+    """Adam with a cosine schedule on `loss(batch)`; every fifth batch only judges. The best state seen is kept."""
+    held = [number for number in range(batches) if number % HELD_OUT == HELD_OUT - 1] or [0]
+    seen = [number for number in range(batches) if number not in held] or [0]
+    with _trainable(own):
+        before = _judge(loss, held)
+        best, kept, worse, taken = before, [p.detach().clone() for p in own], 0, 0
+        optimizer = torch.optim.Adam(own, lr=learning_rate, betas=(0.9, 0.99))
+        warm_up = max(1, steps // 20)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: min((step + 1) / warm_up, 0.5 * (1 + math.cos(math.pi * step / steps)) + 1e-3)
+        )
+        random = torch.Generator().manual_seed(seed)
+        order: list[int] = []
+        for step in range(steps):
+            order = order or [seen[i] for i in torch.randperm(len(seen), generator=random).tolist()]
+            optimizer.zero_grad()
+            with torch.enable_grad():
+                value = loss(order.pop())
+                value.backward()
+            nn.utils.clip_grad_norm_(own, 1.0)
+            optimizer.step()
+            schedule.step()
+            taken = step + 1
+            if taken % max(1, steps // CHECKS) == 0 or taken == steps:
+                now = _judge(loss, held)
+                if now < best:
+                    best, worse = now, 0
+                    kept = [p.detach().clone() for p in own]
+                else:
+                    worse += 1
+                    if worse >= PATIENCE:
+                        break
+        for parameter, value in zip(own, kept, strict=True):
+            parameter.data.copy_(value)
+        return Trained(name, before, best, taken)
+
+
+def _judge(loss: Callable[[int], Tensor], held: Sequence[int]) -> float:
+    with torch.no_grad():
+        value = float(torch.stack([loss(number).detach().float() for number in held]).mean())
+    return value if math.isfinite(value) else math.inf
+
+
+@contextmanager
+def _trainable(own: Collection[nn.Parameter]) -> Iterator[None]:
+    """Parameters that take gradients for the while, and have none afterwards that they did not have before."""
+    before = [(p, p.requires_grad, p.grad) for p in own]
+    try:
+        for parameter in own:
+            parameter.requires_grad_(True)
+            parameter.grad = None
+        yield
+    finally:
+        for parameter, required, gradient in before:
+            parameter.requires_grad_(required)
+            parameter.grad = gradient
+
+
+def _variances(wanted: Sequence[Sequence[Tensor]], batches: Sequence[Batch]) -> list[float]:
+    """The variance of each tensor that a block writes, over all its values."""
+    found = []
+    for place in range(len(wanted[0])):
+        parts = [_real(outputs[place], batch) for outputs, batch in zip(wanted, batches, strict=True)]
+        total = torch.stack([(p.float() - p.float().mean(0)).square().mean() for p in parts]).mean()
+        found.append(max(float(total), 1e-12))
+    return found
+
+
+def _error(outputs: Sequence[Tensor], wanted: Sequence[Tensor], batch: Batch, scale: Sequence[float]) -> Tensor:
+    parts = [
+        (_real(x, batch).float() - _real(y, batch).float()).square().mean() / variance
+        for x, y, variance in zip(outputs, wanted, scale, strict=True)
+    ]
+    return torch.stack(parts).mean()
+
+
+def _real(x: Tensor, batch: Batch) -> Tensor:
+    """Without padding, as (samples, features)."""
+    mask = batch.mask
+    if mask is not None and x.dim() >= 3 and x.shape[:2] == mask.shape:
+        return x[mask]
+    return x.flatten(0, -2) if x.dim() > 1 else x.unsqueeze(0)
+
+
+def _detached(inputs: Inputs) -> Inputs:
+    return Inputs(*tree_map_only(Tensor, torch.Tensor.detach, tuple(inputs)))
+
+
+def _fresh(given: Any) -> Any:
+    """Copies, for the model's code may write into what it is given."""
+    return tree_map_only(Tensor, torch.clone, given)
