@@ -2,6 +2,7 @@
 
 from pruner.apply import check, prune_, pruning_history
 from pruner.checkpoint import Saved, load_pruned, save_pruned
+from pruner.compression import compress
 from pruner.config import (
     PruningConfig,
     create_aggressive_config,
@@ -39,6 +40,7 @@ __all__ = [
     "VerificationReport",
     "capture",
     "check",
+    "compress",
     "compute_metrics",
     "create_aggressive_config",
     "create_conservative_config",

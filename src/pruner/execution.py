@@ -15,6 +15,7 @@ from pruner.config import PruningConfig
 from pruner.decision import Decision
 from pruner.log import logger
 from pruner.metrics import count_parameters
+from pruner.repair import Repair
 from pruner.report_text import difference
 from pruner.verification import FailedChecksError, VerificationReport, capture, verify
 from tracker.errors import DataError
@@ -29,7 +30,8 @@ class Execution:
     """How a decision is to be carried out.
 
     `data_loader` gives real data to verify with, not only example inputs. `store` writes the pruned model, before it is
-    verified, and returns the directory; that it can be loaded from there is then one more check.
+    verified, and returns the directory; that it can be loaded from there is then one more check. `repair` are new
+    values of weights that stay (see `pruner.repair`).
     """
 
     config: PruningConfig
@@ -37,6 +39,7 @@ class Execution:
     data_loader: Iterable[Any] | None = None
     optimizer: Optimizer | None = None
     store: Callable[[nn.Module], Path] | None = None
+    repair: Repair | None = None
 
 
 def carry_out(model: nn.Module, neurons: NeuronMap, decision: Decision, how: Execution) -> Results:
@@ -119,16 +122,20 @@ def _simulate(model: nn.Module, neurons: NeuronMap, decision: Decision, how: Exe
     """The real path, stopped before the commit; returns how many parameters the pruned model would have."""
     proof = how.dry_run and how.config.validation.validate_outputs
     with long_step("Simulating"):
-        return check(model, decision.plan, neurons, optimizer=how.optimizer, proof=proof).parameters_after
+        made = check(model, decision.plan, neurons, optimizer=how.optimizer, proof=proof, repair=how.repair)
+        return made.parameters_after
 
 
 def _remove(model: nn.Module, neurons: NeuronMap, decision: Decision, how: Execution) -> VerificationReport | None:
     verifying = how.config.validation.validate_outputs
     with long_step("Silencing the neurons"):
-        reference = capture(model, decision.plan, neurons, how.data_loader) if verifying else None
+        reference = None
+        if verifying:
+            reference = capture(model, decision.plan, neurons, how.data_loader, repair=how.repair)
     backup = Backup(model, how.optimizer, keep=by_reference)
     try:
-        prune_(model, decision.plan, neurons, optimizer=how.optimizer, proof=False)  # the report has the proof
+        # the report has the proof
+        prune_(model, decision.plan, neurons, optimizer=how.optimizer, proof=False, repair=how.repair)
         checkpoint = None if how.store is None else how.store(model)
         if reference is None:
             return None

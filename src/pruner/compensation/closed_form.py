@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from pruner.compensation.consumers import Consumer, Consumers
 from pruner.compensation.elimination import Problem, eliminate, swapped
-from pruner.compensation.moments import Moments, pooled
+from pruner.compensation.moments import Moments
 from pruner.compensation.observation import Observed, observe
-from pruner.compensation.regression import Method, Solution, dense_weights, solve
+from pruner.compensation.regression import Method, Solution, solve
 from pruner.compensation.stages import Stages
 from tracker.neuron_map import NeuronGroup, NeuronMap
 from tracker.progress import progress
@@ -148,12 +148,9 @@ def problems_of(
         if name not in consumer.columns or consumer.name not in observed:
             continue
         one = observed[consumer.name]
-        moments = pooled(one.fit, one.held)
+        moments = one.fit
         weight = model.get_parameter(consumer.weight).detach()
         matrix = consumer.matrix(weight).double()
-        target = torch.eye(matrix.shape[1], dtype=matrix.dtype, device=matrix.device)
-        start = dense_weights(moments, matrix if consumer.form == "matrix" else target, bias=consumer.bias is not None)
-        matrix = start if consumer.form == "matrix" else matrix @ start
         about = moments if consumer.bias is not None else moments.about_zero()
         energy = _energy(consumer, moments, weight)
         columns = torch.from_numpy(consumer.columns[name]).to(matrix.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -37,19 +37,29 @@ def answer(output: Any, batch: Batch) -> Answer:
     return Answer(values, found is named or indices)
 
 
-def distance(found: Answer, dense: Answer) -> Tensor:
+def spread(dense: Sequence[Answer]) -> float:
+    """The variance of a model's answers, summed over their features: the unit of distances between vectors."""
+    count = sum(len(one.values) for one in dense)
+    if not count or dense[0].classes:
+        return 1.0
+    total = torch.stack([one.values.double().sum(0) for one in dense]).sum(0) / count
+    squares = sum(float((one.values.double() - total).square().sum()) for one in dense)
+    if count == 1 or squares <= 0:
+        squares = sum(float(one.values.double().square().sum()) for one in dense)
+    return max(squares / count, 1e-300)
+
+
+def distance(found: Answer, dense: Answer, unit: float) -> Tensor:
     """The mean over samples, differentiable in `found`.
 
     Between choices among classes: the Kullback–Leibler divergence in nats, KL(dense ‖ found). Between vectors: the
-    square of the difference, as a share of the variance of the dense answers.
+    square of the difference, in units of the variance of the dense answers (see `spread`).
     """
     wide = torch.promote_types(found.values.dtype, torch.float32)
     ours, theirs = found.values.to(wide), dense.values.detach().to(wide)
     if dense.classes and theirs.shape[-1] > 1:
         return F.kl_div(F.log_softmax(ours, -1), F.log_softmax(theirs, -1), log_target=True, reduction="batchmean")
-    variance = (theirs - theirs.mean(0)).square().sum()
-    scale = variance if len(theirs) > 1 and float(variance) > 0 else theirs.square().sum()
-    return (ours - theirs).square().sum() / scale.clamp(min=torch.finfo(wide).tiny)
+    return (ours - theirs).square().sum() / (unit * max(1, len(theirs)))
 
 
 def tensors(output: Any) -> list[Tensor]:

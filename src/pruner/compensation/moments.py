@@ -82,6 +82,7 @@ class MomentSums(Metric):
 
     def merge(self, other: MomentSums) -> None:
         """Add what another one has seen."""
+        self._computed = None  # an answer that torchmetrics keeps
         self._merge(other.count, other.mean_x, other.mean_y, other.xx, other.yx, other.yy)
 
     def compute(self) -> dict[str, Tensor]:

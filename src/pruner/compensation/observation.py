@@ -10,18 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from pruner.compensation.consumers import Consumer, input_rows, output_rows, row_count
+from pruner.compensation.calibration import HELD_OUT
+from pruner.compensation.consumers import Consumer, input_rows, is_linear, output_rows, row_count
 from pruner.compensation.moments import Moments, MomentSums
 from pruner.compensation.stages import Stages
 from tracker.batches import Batch
 from tracker.errors import DataError
 from tracker.neuron_map import NeuronGroup, NeuronMap, Read
 from tracker.taps import tap
-
-HELD_OUT = 5
-"""Every fifth sample is held out: solutions are judged by it."""
 
 _ADDITIONS = (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor)
 
@@ -65,8 +62,7 @@ def observe(
     Raises `DataError` where what is read is not finite.
     """
     sums: dict[str, tuple[MomentSums, MomentSums]] = {}
-    offset = 0
-    total = sum(samples_of(batch) for batch in dense.batches)
+    held = dense.data.held
     for number, batch in enumerate(dense.batches):
         with captured(dense.model, neurons, consumers) as wrote:
             dense.run(stage, number)
@@ -77,7 +73,7 @@ def observe(
         for consumer in consumers:
             layer = pruned.model.get_submodule(consumer.module)
             for now, then in zip(read.get(consumer.name, ()), wrote.get(consumer.name, ()), strict=True):
-                split = _split(consumer, layer, now.x, now.y, batch, offset, total, len(dense.batches), number)
+                split = _split(consumer, layer, now, batch, number in held if held else None, len(dense.batches))
                 for index, rows in enumerate((split.fit, split.held)):
                     inputs = input_rows(consumer, layer, now.x, rows)
                     targets = output_rows(consumer, layer, then.x, then.y, rows)
@@ -89,7 +85,6 @@ def observe(
                         wide = torch.promote_types(inputs.dtype, torch.float32)
                         sums[consumer.name] = tuple(MomentSums(*size, inputs.device, wide) for _ in range(2))  # type: ignore[assignment]
                     sums[consumer.name][index].update(inputs, targets)
-        offset += samples_of(batch)
     found = {name: Observed(fit.moments(), held.moments()) for name, (fit, held) in sums.items()}
     for name, one in found.items():
         if not all(bool(torch.isfinite(m.xx.diagonal()).all()) for m in (one.fit, one.held)):
@@ -160,38 +155,19 @@ class _Sums(TorchDispatchMode):
                 calls[-1].beside = beside.detach().clone()
 
 
-def samples_of(batch: Batch) -> int:
-    """How many samples a batch holds: the length of the first dimension of what it is about."""
-    if batch.mask is not None:
-        return int(batch.mask.shape[0])
-    leaves = [x for x in tree_leaves((batch.args, batch.kwargs)) if isinstance(x, Tensor) and x.dim()]
-    return int(leaves[0].shape[0]) if leaves else 1
-
-
-def _split(
-    consumer: Consumer,
-    layer: nn.Module,
-    x: Tensor,
-    y: Tensor | None,
-    batch: Batch,
-    offset: int,
-    total: int,
-    batches: int,
-    number: int,
-) -> Split:
-    """Which rows of a call count, and which of these are held out: those of every fifth sample."""
-    count = row_count(consumer, layer, x, y)
-    rows = torch.arange(count, device=x.device)
-    samples = samples_of(batch)
-    sample = offset + rows * samples // count if total >= HELD_OUT and count >= samples else rows
+def _split(consumer: Consumer, layer: nn.Module, call: Call, batch: Batch, held: bool | None, batches: int) -> Split:
+    """Which rows of a call count, and which of these are held out: all or none of them, or one in `HELD_OUT` (None)."""
+    count = row_count(consumer, layer, call.x, call.y)
+    rows = torch.arange(count, device=call.x.device)
     mask = batch.mask
     if mask is not None and count == mask.numel():
-        real = mask.flatten().to(x.device)
-        rows, sample = rows[real], sample[real]
+        rows = rows[mask.flatten().to(rows.device)]
     most = max(LEAST_ROWS, ROWS_PER_COLUMN * (consumer.channels[1] - consumer.channels[0])) // batches
-    if len(rows) > most and not isinstance(layer, nn.Linear):
-        random = torch.Generator().manual_seed(number)
-        some = torch.randperm(len(rows), generator=random)[:most].sort().values.to(x.device)
-        rows, sample = rows[some], sample[some]
-    held = sample % HELD_OUT == HELD_OUT - 1
-    return Split(rows[~held], rows[held])
+    if len(rows) > most and consumer.form == "matrix" and not is_linear(layer):
+        random = torch.Generator().manual_seed(count)
+        some = torch.randperm(len(rows), generator=random)[:most].sort().values.to(rows.device)
+        rows = rows[some]
+    if held is not None:
+        return Split(rows[:0], rows) if held else Split(rows, rows[:0])
+    out = torch.arange(len(rows), device=rows.device) % HELD_OUT == HELD_OUT - 1
+    return Split(rows[~out], rows[out])

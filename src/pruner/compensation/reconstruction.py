@@ -18,16 +18,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from pruner.compensation.distance import answer, distance, tensors
-from pruner.compensation.observation import HELD_OUT
+from pruner.compensation.calibration import Calibration
+from pruner.compensation.distance import answer, distance, spread, tensors
 from pruner.compensation.stages import Inputs, Stages
 from tracker.batches import Batch, forward
 from tracker.progress import progress
 
-LEARNING_RATE = 1e-3
+LEARNING_RATE = 5e-4
 CHECKS = 12
 """How often a training is judged on held-out samples."""
-PATIENCE = 4
+PATIENCE = 7
 """A training ends when so many checks in a row were no better."""
 
 
@@ -51,30 +51,55 @@ def reconstruct_blocks(
     `parameters` gives those of a block that may be trained; a block for which there are none is left as it is.
     """
     done = []
-    for stage in progress(range(len(dense)), "Reconstructing blocks"):
-        block = dense.blocks[stage] if dense.blocks else ""
-        own = parameters(block)
-        if own:
-            done.append(_reconstruct(dense, pruned, stage, block, own, steps, seed + stage))
+    last = -1
+    for stage in progress(range(len(dense)), "Training block by block"):
+        if stage > last:
+            last = _last(dense, pruned, stage)
+            blocks = dense.blocks[stage : last + 1] or ("",)
+            own = [parameter for block in blocks for parameter in parameters(block)]
+            if own:
+                done.append(_reconstruct(dense, pruned, stage, last, ", ".join(blocks), own, steps, seed + stage))
         dense.advance(stage)
         pruned.advance(stage)
     return done
 
 
+def _last(dense: Stages, pruned: Stages, stage: int) -> int:
+    """The block from which on nothing of this one's neurons is seen: the first that writes what the dense one does."""
+    for last in range(stage, len(dense)):
+        now, then = (tensors(stages.run(stage, 0, last=last)) for stages in (pruned, dense))
+        if [x.shape for x in now] == [x.shape for x in then]:
+            return last
+    return len(dense) - 1
+
+
 def _reconstruct(
-    dense: Stages, pruned: Stages, stage: int, block: str, own: Sequence[nn.Parameter], steps: int, seed: int
+    dense: Stages,
+    pruned: Stages,
+    stage: int,
+    last: int,
+    name: str,
+    own: Sequence[nn.Parameter],
+    steps: int,
+    seed: int,
 ) -> Trained:
-    module = pruned.model.get_submodule(block)
-    inputs = [_detached(pruned.given(stage, number)) for number in range(len(pruned.batches))]
-    wanted = [[x.detach() for x in tensors(dense.run(stage, number))] for number in range(len(dense.batches))]
+    numbers = range(len(dense.batches))
+    wanted = [[x.detach() for x in tensors(dense.run(stage, number, last=last))] for number in numbers]
     scale = _variances(wanted, dense.batches)
+    inputs: list[Inputs] = []
+    if stage == last and dense.blocks:  # the block alone, with what the model's own code hands it
+        module = pruned.model.get_submodule(dense.blocks[stage])
+        inputs = [_detached(pruned.given(stage, number)) for number in numbers]
 
     def loss(number: int) -> Tensor:
-        args, kwargs = inputs[number]
-        output = module(*_fresh(args), **_fresh(kwargs))
+        if inputs:
+            args, kwargs = inputs[number]
+            output = module(*_fresh(args), **_fresh(kwargs))
+        else:
+            output = pruned.run(stage, number, last=last)
         return _error(tensors(output), wanted[number], dense.batches[number], scale)
 
-    return fit(block, own, loss, len(inputs), steps, seed)
+    return fit(name, own, loss, dense.data, steps, seed)
 
 
 def reconstruct_answers(
@@ -83,25 +108,25 @@ def reconstruct_answers(
     """Train all blocks of `model` together, in place, to give the dense model's answers."""
     batches = dense.batches
     wanted = [answer(forward(dense.model, batch), batch) for batch in batches]
+    unit = spread(wanted)
 
     def loss(number: int) -> Tensor:
-        return distance(answer(forward(model, batches[number]), batches[number]), wanted[number])
+        return distance(answer(forward(model, batches[number]), batches[number]), wanted[number], unit)
 
-    return fit("", own, loss, len(batches), steps, seed)
+    return fit("", own, loss, dense.data, steps, seed)
 
 
 def fit(
     name: str,
     own: Sequence[nn.Parameter],
     loss: Callable[[int], Tensor],
-    batches: int,
+    data: Calibration,
     steps: int,
     seed: int,
     learning_rate: float = LEARNING_RATE,
 ) -> Trained:
-    """Adam with a cosine schedule on `loss(batch)`; every fifth batch only judges. The best state seen is kept."""
-    held = [number for number in range(batches) if number % HELD_OUT == HELD_OUT - 1] or [0]
-    seen = [number for number in range(batches) if number not in held] or [0]
+    """Adam with a cosine schedule on `loss(batch)`; the batches held out judge. The best state seen is kept."""
+    seen, held = data.seen, sorted(data.held) or data.seen
     with _trainable(own):
         before = _judge(loss, held)
         best, kept, worse, taken = before, [p.detach().clone() for p in own], 0, 0

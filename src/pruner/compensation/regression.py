@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pruner.compensation.moments import Moments, pooled
+from pruner.compensation.moments import Moments
 
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """λ, relative to the mean diagonal of C_SS."""
@@ -67,11 +67,10 @@ def solve(
     """
     fit = fit.double()
     judge = fit if held is None or held.count < 1 else held.double()
-    everything = fit if judge is fit else pooled(fit, judge)
     w = matrix.double()
     constant = torch.zeros_like(fit.mean_y) if offset is None else offset.to(fit.mean_y)
     if not bias:
-        fit, judge, everything = (_about(moments, constant) for moments in (fit, judge, everything))
+        fit, judge = (_about(moments, constant) for moments in (fit, judge))
     old = w[:, kept]
     scale = _scale(judge, constant)
     found: dict[Method, tuple[float, float]] = {}
@@ -88,13 +87,9 @@ def solve(
     method = min(found, key=lambda name: found[name][0])
     new, shift = old, None
     if method == "least squares":
-        new = _weights(everything, old, kept, found[method][1])
+        new = _weights(fit, old, kept, found[method][1])
     if bias:
-        shift = (
-            torch.zeros_like(constant)
-            if method == "none"
-            else everything.mean_y - new @ everything.mean_x[kept] - constant
-        )
+        shift = torch.zeros_like(constant) if method == "none" else fit.mean_y - new @ fit.mean_x[kept] - constant
     full = torch.zeros_like(w)
     full[:, kept] = new
     return Solution(
@@ -103,18 +98,8 @@ def solve(
         method=method,
         ridge=found[method][1],
         errors={name: error / scale for name, (error, _) in found.items()},
-        rows=int(everything.count),
+        rows=int(fit.count),
     )
-
-
-def dense_weights(
-    moments: Moments, matrix: Tensor, *, bias: bool, offset: Tensor | None = None, ridge: float = 1e-3
-) -> Tensor:
-    """W as it would be solved for with nothing removed: what selection starts from when the inputs have changed."""
-    moments = moments.double()
-    if not bias:
-        moments = _about(moments, torch.zeros_like(moments.mean_y) if offset is None else offset.to(moments.mean_y))
-    return _weights(moments, matrix.double(), torch.arange(matrix.shape[1], device=matrix.device), ridge)
 
 
 def _about(moments: Moments, constant: Tensor) -> Moments:

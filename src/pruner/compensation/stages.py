@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from pruner.compensation.calibration import Calibration
 from tracker.batches import Batch, forward
 
 _ELEMENTS = (nn.ModuleList, nn.Sequential, nn.ModuleDict)
@@ -48,17 +49,18 @@ class Stages:
     To be used under `evaluating`.
     """
 
-    def __init__(self, model: nn.Module, course: Course, batches: Sequence[Batch]) -> None:
-        self.model, self.batches = model, batches
+    def __init__(self, model: nn.Module, course: Course, data: Calibration) -> None:
+        self.model, self.data, self.batches = model, data, data.batches
         self.blocks, self._chain, self.first_call = course
-        self._written: list[dict[int, Any]] = [{} for _ in batches]
+        self._written: list[dict[int, Any]] = [{} for _ in data.batches]
 
     def __len__(self) -> int:
         return max(1, len(self.blocks))
 
-    def run(self, stage: int, batch: int, *, to_the_end: bool = False) -> Any:
-        """Run one stage on one batch, or everything from it on; returns what the block, or the model, gave."""
-        return run_from(self.model, self.blocks, self._written[batch], self.batches[batch], stage, not to_the_end)
+    def run(self, stage: int, batch: int, *, last: int | None = None) -> Any:
+        """Run one stage on one batch, or all up to the `last`; returns what that block gave (the model without any)."""
+        last = stage if last is None else last
+        return run_from(self.model, self.blocks, self._written[batch], self.batches[batch], stage, last)
 
     def given(self, stage: int, batch: int) -> Inputs:
         """What the block of a stage would be called with."""
@@ -91,9 +93,9 @@ def _shape_only(tensor: Tensor) -> Tensor:
 
 
 def run_from(
-    model: nn.Module, blocks: Sequence[str], written: Mapping[int, Any], batch: Batch, stage: int, stop: bool
+    model: nn.Module, blocks: Sequence[str], written: Mapping[int, Any], batch: Batch, stage: int, last: int
 ) -> Any:
-    """Run `model` on a batch with the blocks before `stage` skipped; with `stop`, only until that block has run."""
+    """Run `model` on a batch with the blocks before `stage` skipped, until the `last` block has run."""
     if not blocks:
         return forward(model, batch)
     found: list[Any] = []
@@ -103,9 +105,8 @@ def run_from(
         raise _DoneError
 
     with skipped(model, {blocks[index]: written[index] for index in range(stage)}), ExitStack() as stack:
-        if stop:
-            handle = model.get_submodule(blocks[stage]).register_forward_hook(done)
-            stack.callback(handle.remove)
+        handle = model.get_submodule(blocks[last]).register_forward_hook(done)
+        stack.callback(handle.remove)
         try:
             return forward(model, batch)
         except _DoneError:

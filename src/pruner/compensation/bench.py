@@ -1,0 +1,82 @@
+"""What all of a repair works with: the model and its neurons, data to learn from and to judge by, copies to change."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import nn
+
+from pruner.compensation.calibration import Calibration, calibration
+from pruner.compensation.consumers import Consumers, consumers_of, norms_behind
+from pruner.compensation.distance import answer, distance, spread
+from pruner.compensation.stages import Course, Stages, course_of
+from tracker.batches import Batch, forward
+from tracker.neuron_map import NeuronMap
+
+
+class Nearness:
+    """How near a model's answers are to the dense model's on the samples held out: 0 where they are the same.
+
+    See `distance` for the unit.
+    """
+
+    def __init__(self, dense: nn.Module, data: Calibration) -> None:
+        self._batches = [data.batches[number] for number in sorted(data.held) or data.seen]
+        with torch.no_grad():
+            self._dense = [answer(forward(dense, batch), batch) for batch in self._batches]
+        self._unit = spread(self._dense)
+
+    def __call__(self, model: nn.Module) -> float:
+        with torch.no_grad():
+            parts = [
+                float(distance(answer(forward(model, batch), batch), dense, self._unit)) * len(dense.values)
+                for batch, dense in zip(self._batches, self._dense, strict=True)
+            ]
+        return sum(parts) / max(1, sum(len(dense.values) for dense in self._dense))
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A model whose `groups` are to lose neurons. Made, and used, under `evaluating`."""
+
+    model: nn.Module
+    neurons: NeuronMap
+    groups: tuple[str, ...]
+    raw: tuple[Batch, ...]
+    data: Calibration
+    consumers: Consumers
+    course: Course
+    near: Nearness
+
+    @classmethod
+    def of(cls, model: nn.Module, neurons: NeuronMap, groups: Collection[str], batches: Sequence[Batch]) -> Self:
+        """Look at how the model runs, and hold out some samples."""
+        data = calibration(batches)
+        own = [group for group in neurons if group.name in groups]
+        readers = {read.module for group in own for read in group.reads}
+        shifts = norms_behind(model, readers, lambda: forward(model, data.batches[0]))
+        consumers = consumers_of(model, neurons, groups, shifts=shifts)
+        inside = {consumer.module for consumer in consumers.found}
+        inside |= {site.module for group in own for site in group.producers if site.module}
+        course = course_of(model, sorted(inside), data.batches)
+        names = tuple(group.name for group in own)
+        return cls(model, neurons, names, tuple(batches), data, consumers, course, Nearness(model, data))
+
+    def with_copies(self, copies: int, seed: int) -> Self:
+        """The same with so many new samples made of each one to learn from."""
+        return replace(self, data=calibration(self.raw, copies=copies, seed=seed)) if copies else self
+
+    def stages(self, model: nn.Module | None = None) -> Stages:
+        """The model, or a copy that was changed, to be run block by block."""
+        return Stages(self.model if model is None else model, self.course, self.data)
+
+    def copy(self) -> nn.Module:
+        """A copy to change, without gradients."""
+        twin = copy.deepcopy(self.model)
+        for parameter in twin.parameters():
+            parameter.grad = None
+        return twin
