@@ -16,7 +16,7 @@ from pruner.nominations import Priorities, check_fit, nominate, nominated, reaso
 from pruner.plan import PruningPlan
 from pruner.scope import Scope
 from pruner.scores import KnownActivity
-from pruner.selection import LAST, Strategy, StrategyInput, rounded
+from pruner.selection import LAST, Judge, Strategy, StrategyInput, rounded
 from tracker.activity import ActivityStats
 from tracker.errors import PlanError
 from tracker.neuron_map import NeuronMap
@@ -30,7 +30,7 @@ class Request:
     `name` is what `strategy` is called. `target` is the share to remove of all layers that strategies may touch (see
     `pruner.scope`) and that have no share of their own in `layers`; None for no others. With `explicit`, a share that a
     limit does not allow is an error; otherwise, where it is the configuration's, it is cut down to the limit with a
-    warning.
+    warning. `judge` scores neurons by a criterion, where a strategy asks.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Request:
     explicit: bool = False
     activity: ActivityStats | None = None
     recommendations: Recommendations | None = None
+    judge: Judge | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,7 @@ def decide(
         target=target,
         layer_targets=shares,
         priority=priorities,
+        judge=request.judge,
         eligible=_eligible(priorities, activity if model else KnownActivity()) if request.recommendations else {},
     )
     made = request.strategy(given)

@@ -1,6 +1,7 @@
 """`PruningEngine`: the guide's interface to everything in this package."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -12,6 +13,7 @@ from pruner import log, metrics, strategies, validation
 from pruner import schedule as schedules
 from pruner.backup import Backup
 from pruner.config import PruningConfig, create_aggressive_config, create_conservative_config, create_default_config
+from pruner.criteria_strategies import judge_of
 from pruner.current_map import current_map
 from pruner.decision import Request, decide
 from pruner.execution import Execution, Results, carry_out, check_weights
@@ -316,6 +318,7 @@ class PruningEngine:
             check_weights(model)
         neurons = current_map(model, data_loader)
         first = self._first.setdefault(model, neurons)
+        request = replace(request, judge=judge_of(model, neurons, data_loader))
         decision = decide(model, neurons, first, self.config, request)
         return carry_out(model, neurons, decision, Execution(self.config, dry_run, data_loader, optimizer, store))
 

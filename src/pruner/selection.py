@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pruner.config import PruningConfig
 from pruner.limits import Limits
@@ -13,6 +14,9 @@ from pruner.plan import PruningPlan
 from tracker.neuron_map import NeuronMap
 
 Remove = dict[str, list[int]]
+
+Judge = Callable[[str], Mapping[str, Tensor]]
+"""The scores of a criterion, (size,) for every group, by the criterion's name."""
 
 LAST = 9
 """Priority of a neuron that nothing but its score speaks against."""
@@ -24,7 +28,7 @@ class StrategyInput:
 
     `neurons` has the groups that may lose neurons (see `pruner.scope`), and no others. `scores` and `priority` have one
     value a neuron, shape (size,), for every group: lower priorities go first, and within one the lower scores.
-    `eligible` marks, for the groups in it, the neurons that may go at all. `target` is the share to remove of what the
+    `judge` gives the scores of a criterion by its name (see `pruner.criteria`); it may need data. `eligible` marks, for the groups in it, the neurons that may go at all. `target` is the share to remove of what the
     groups without a share of their own had at first; `layer_targets` are such shares of their own, by group name. Where
     `target` is None, only the layers of `layer_targets` lose neurons.
     """
@@ -36,6 +40,7 @@ class StrategyInput:
     target: float | None
     layer_targets: Mapping[str, float] = field(default_factory=dict)
     priority: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
+    judge: Judge | None = None
     eligible: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
 
     @property

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from pruner.compensation.bench import Bench
-from pruner.compensation.closed_form import METHODS, problems_of, silence, solve_consumer, units
+from pruner.compensation.closed_form import METHODS, problems_of, silence, solve_consumer
 from pruner.compensation.consumers import Consumer
 from pruner.compensation.elimination import Elimination, eliminate
-from pruner.compensation.observation import Observed, observe
+from pruner.compensation.observation import Observed
+from pruner.compensation.survey import survey
 from pruner.repair import tensors_of
-from tracker.progress import progress
 
 
 @dataclass(frozen=True)
@@ -57,29 +57,8 @@ def curves_of(bench: Bench, share: float) -> dict[str, Curve]:
 
     Groups without a consumer that can be solved for have none.
     """
-    stages, work, neurons, consumers = bench.stages(), bench.copy(), bench.neurons, bench.consumers
-    observed: dict[str, Observed] = {}
-    found: dict[str, Curve] = {}
-    waiting = {name: {c.name for c in consumers.reading(name)} for name in bench.groups if consumers.reading(name)}
-    done = -1
-    for stage, unit in progress(list(units(consumers.found, stages)), "Measuring what layers can lose"):
-        while done < stage - 1:
-            done += 1
-            stages.advance(done)
-        if not any(name in waiting for consumer in unit for name in consumer.columns):
-            continue
-        observed |= observe(neurons, stages, stages, stage, unit)
-        seen = {consumer.name for consumer in unit}
-        for name in [name for name, left in waiting.items() if left & seen]:
-            waiting[name] -= seen
-            if not waiting[name]:
-                del waiting[name]
-                readers = [c for c in consumers.reading(name) if c.name in observed]
-                if readers:
-                    found[name] = _curve(bench, work, name, readers, observed, share)
-        needed = {c.name for name in waiting for c in consumers.reading(name)}
-        observed = {name: one for name, one in observed.items() if name in needed}
-    return found
+    work = bench.copy()
+    return {name: _curve(bench, work, name, readers, observed, share) for name, readers, observed in survey(bench)}
 
 
 def _curve(
