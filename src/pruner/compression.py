@@ -164,6 +164,12 @@ def _settings(
 def _limits(neurons: NeuronMap, settings: PruningConfig) -> Limits:
     scope = Scope.of(neurons, neurons, settings.strategy)
     limits = Limits.of(neurons, neurons, settings, scope.layers)
+    inexact = [name for name in sorted(scope.layers) if name in neurons and not neurons[name].exact]
+    if inexact:
+        raise PlanError(
+            f"Layer '{inexact[0]}' is not exact ({neurons[inexact[0]].note}); compress removes what it can prove.",
+            hint="Leave it out, or remove its neurons by PruningEngine, which measures what that changes.",
+        )
     if not any(limits.room[name] for name in scope.layers if name in limits.room):
         raise PlanError(
             f"{neurons.model} has no neurons that may be removed under these options.",

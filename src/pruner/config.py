@@ -1,4 +1,4 @@
-"""The configuration: four sections of options, three presets, files, and `PRUNER_*` environment variables.
+"""The configuration: five sections of options, three presets, files, and `PRUNER_*` environment variables.
 
 Where one option is given in several places, the first of these wins:
 
@@ -105,6 +105,15 @@ class Strategy(Section):
         return self
 
 
+class Repair(Section):
+    """What becomes of the weights that stay, where data are given; see `pruner.compensation`."""
+
+    enabled: bool = True
+    """Solve for the weights that stay, so that the model's answers stay what they were."""
+    effort: Literal["low", "default", "high"] = "low"
+    """"low" solves (seconds), "default" also trains block by block (minutes), "high" trains longer."""
+
+
 class Logging(Section):
     """What is written where, by the logger called "pruner"."""
 
@@ -152,6 +161,7 @@ class PruningConfig(BaseSettings):
 
     thresholds: Thresholds = Field(default_factory=Thresholds)
     strategy: Strategy = Field(default_factory=Strategy)
+    repair: Repair = Field(default_factory=Repair)
     logging: Logging = Field(default_factory=Logging)
     validation: Validation = Field(default_factory=Validation)
 
@@ -295,6 +305,7 @@ def _section_models() -> dict[str, type[BaseModel]]:
     built_in: dict[str, type[BaseModel]] = {
         "thresholds": Thresholds,
         "strategy": Strategy,
+        "repair": Repair,
         "logging": Logging,
         "validation": Validation,
     }

@@ -19,6 +19,7 @@ from pruner.decision import Request, decide
 from pruner.execution import Execution, Results, carry_out, check_weights
 from pruner.limits import checked_share
 from pruner.recommended import planned_without_model
+from pruner.repairing import repair_for
 from pruner.scope import Scope
 from tracker.activity import ActivityStats
 from tracker.admission import admitted_for_change, unwrapped
@@ -37,10 +38,12 @@ class PruningEngine:
     `layers` (for each that loses neurons `before`, `after`, and of those `removed` their indices, `scores` and
     `reasons`), `parameters_before`, `parameters_after`, `dry_run`, `strategy`, `plan` (see `PruningPlan.from_json`),
     `candidates` (`layer`, `neuron`, `reason`, `score`), `verification` (see `VerificationReport`; None where nothing
-    was verified) and `warnings`. A dry run takes the same path up to the commit: its numbers are those of the real run.
+    was verified), `warnings` and `repair` (see `Repaired.to_json`; None without data). A dry run takes the same path up
+    to the commit: its numbers are those of the real run.
 
     All of them take these, by name: `data_loader`, real data to verify with, where otherwise the example inputs of the
-    discovery serve; and `optimizer`, whose state is to be cut along with the model.
+    discovery serve, and by which the weights that stay are repaired (unless `repair.enabled` is off); and `optimizer`,
+    whose state is to be cut along with the model.
 
     All of them raise `PlanError` (a share that is not from 0 to 1 or that a limit forbids, a model without neurons to
     remove, a pruned model that would not run), `UnknownLayerError`, `DataError` (NaN or Inf in weights or data),
@@ -320,7 +323,10 @@ class PruningEngine:
         first = self._first.setdefault(model, neurons)
         request = replace(request, judge=judge_of(model, neurons, data_loader))
         decision = decide(model, neurons, first, self.config, request)
-        return carry_out(model, neurons, decision, Execution(self.config, dry_run, data_loader, optimizer, store))
+        repair = repair_for(model, neurons, decision.plan, data_loader, self.config)
+        new = repair.tensors if repair else None
+        how = Execution(self.config, dry_run, data_loader, optimizer, store, new)
+        return carry_out(model, neurons, decision, how) | {"repair": repair.to_json() if repair else None}
 
 
 def _check_layers(layer_sparsity: object) -> None:

@@ -27,10 +27,11 @@ class StrategyInput:
     """What a strategy decides from.
 
     `neurons` has the groups that may lose neurons (see `pruner.scope`), and no others. `scores` and `priority` have one
-    value a neuron, shape (size,), for every group: lower priorities go first, and within one the lower scores.
-    `judge` gives the scores of a criterion by its name (see `pruner.criteria`); it may need data. `eligible` marks, for the groups in it, the neurons that may go at all. `target` is the share to remove of what the
-    groups without a share of their own had at first; `layer_targets` are such shares of their own, by group name. Where
-    `target` is None, only the layers of `layer_targets` lose neurons.
+    value a neuron, shape (size,), for every group: lower priorities go first, and within one the lower scores. `judge`
+    gives the scores of a criterion by its name (see `pruner.criteria`); it may need data. `eligible` marks, for the
+    groups in it, the neurons that may go at all. `target` is the share to remove of what the groups without a share of
+    their own had at first; `layer_targets` are such shares of their own, by group name. Where `target` is None, only
+    the layers of `layer_targets` lose neurons.
     """
 
     neurons: NeuronMap

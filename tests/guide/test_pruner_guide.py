@@ -313,6 +313,7 @@ def test_configuration_options() -> None:
 
     config = {section: set(options) for section, options in create_default_config().model_dump().items()}
     config["strategy"] -= {"include", "exclude", "kinds", "round_to"}  # beyond the guide
+    assert config.pop("repair") == {"enabled", "effort"}  # likewise
     assert config == {
         "thresholds": {
             "firing_frequency_threshold",

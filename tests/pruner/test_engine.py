@@ -595,7 +595,7 @@ def test_configs_are_saved_and_loaded(tmp_path: Path) -> None:
 
 @pytest.fixture
 def _greedy() -> Iterator[None]:
-    @strategies.register("greedy")
+    @strategies.register("grasping")
     def greedy(given: StrategyInput) -> PruningPlan:
         share = 1.0 if given.config.strategy.target_sparsity > 0.5 else 0.5
         return PruningPlan(
@@ -603,15 +603,15 @@ def _greedy() -> Iterator[None]:
         )
 
     yield
-    strategies.unregister("greedy")
+    strategies.unregister("grasping")
 
 
 @pytest.mark.usefixtures("_greedy")
 def test_a_registered_strategy_decides_within_the_limits() -> None:
     engine, model = PruningEngine(), cnn()
-    engine.update_config(strategy={"default_strategy": "greedy"})
+    engine.update_config(strategy={"default_strategy": "grasping"})
     results = engine.prune_by_strategy(model)
-    assert (results["strategy"], results["neurons_pruned"]) == ("greedy", 101)
+    assert (results["strategy"], results["neurons_pruned"]) == ("grasping", 101)
     assert results["plan"]["provenance"]["by"] == "greed"
     engine.update_config(strategy={"target_sparsity": 0.6})
     before = state(model)

@@ -283,6 +283,27 @@ def test_log_to_file(engine: Make, tmp_path: Path) -> None:
     assert "INFO - Original model: 202 neurons across 3 layers" in log.read_text()
 
 
+def _data() -> list[torch.Tensor]:
+    return [small_cnn.images(32, seed) for seed in range(2)]
+
+
+def test_enabled(engine: Make) -> None:
+    repaired, bare = cnn(), cnn()
+    results = engine().prune_by_magnitude(repaired, 0.3, data_loader=_data())
+    assert results["repair"]["kept"] == "closed form"
+    off = engine(repair__enabled=False).prune_by_magnitude(bare, 0.3, data_loader=_data())
+    assert off["repair"] is None
+    assert removed(off) == removed(results)
+    assert not torch.equal(repaired.fc2.weight, bare.fc2.weight)
+    assert torch.equal(repaired.conv1.weight, bare.conv1.weight)
+
+
+def test_effort(engine: Make) -> None:
+    results = engine(repair__effort="default").prune_by_magnitude(cnn(), 0.3, data_loader=_data())
+    assert "blocks" in results["repair"]["distances"]
+    assert "blocks" not in engine().prune_by_magnitude(cnn(), 0.3, data_loader=_data())["repair"]["distances"]
+
+
 def test_every_option_has_a_test_here() -> None:
     tested = Path(__file__).read_text()
     sections = PruningConfig().model_dump()
