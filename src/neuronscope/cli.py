@@ -134,8 +134,19 @@ def prune(
     sparsity: Annotated[
         float | None, typer.Option(help="Share of all neurons to remove, from 0 to 1.", show_default=False)
     ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="Share of the model to keep instead: params=0.5, flops=0.5 or latency=0.7.", show_default=False
+        ),
+    ] = None,
+    effort: Annotated[str, typer.Option(help="With --target: low, default or high.")] = "default",
     strategy: Annotated[
-        str | None, typer.Option(help="magnitude, structured, gradual, or a registered name.", show_default=False)
+        str | None,
+        typer.Option(
+            help="magnitude, structured, gradual, wanda, flap, obs, greedy, taylor, … or a registered name.",
+            show_default=False,
+        ),
     ] = None,
     include: Annotated[
         list[str] | None, typer.Option(help="Only layers like this lose neurons: 'blocks.*'.", show_default=False)
@@ -185,6 +196,8 @@ def prune(
         auto_prune=not dry_run,
         recommendations=recommendations,
         base=base_of(model, original),
+        target=_target(target),
+        effort=effort,
     )
     pruning = results["pruning_results"]
     table = Table("layer", "neurons", "left", box=None, pad_edge=False)
@@ -289,6 +302,20 @@ def _configuration(path: Path | None, strategy: dict[str, Any]) -> PruningConfig
 
     start = PruningConfig.from_file(path) if path else create_default_config()
     return start.update(strategy={option: value for option, value in strategy.items() if value not in (None, [])})
+
+
+def _target(text: str | None) -> dict[str, float] | None:
+    """`params=0.5` as a target."""
+    if text is None:
+        return None
+    what, _, share = text.partition("=")
+    try:
+        return {what.strip(): float(share)}
+    except ValueError:
+        from tracker.errors import PlanError
+
+        hint = "Write params=0.5, flops=0.5 or latency=0.7."
+        raise PlanError(f"--target '{text}' is not understood.", hint=hint) from None
 
 
 def _removed(manifest: Manifest, neurons: NeuronMap) -> PruningPlan:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,7 @@ def compress(
     config: PruningConfig | None = None,
     optimizer: Optimizer | None = None,
     dry_run: bool = False,
+    store: Callable[[nn.Module], Path] | None = None,
     seed: int = 0,
 ) -> Results:
     """Remove neurons from `model`, in place, so that its answers change as little as possible, and prove it right.
@@ -72,6 +74,8 @@ def compress(
         config: limits, logging and validation; by default `create_default_config()`.
         optimizer: its state is cut along with the model.
         dry_run: change nothing; the numbers are those of the real run.
+        store: writes the pruned model before it is verified, and returns the directory: that it can be loaded from
+            there is one more check.
         seed: of all random numbers.
 
     Returns:
@@ -117,7 +121,7 @@ def compress(
         _check_reached(neurons, budget, ratio, what, keep)
         result = repaired(bench, Wanted({}, budget.counts), effort=effort, seed=seed)
     decision = _decision(neurons, limits, result, {"ratio": ratio, "target": dict(target or {}), "effort": effort})
-    answer = carry_out(model, neurons, decision, Execution(settings, dry_run, data, optimizer, repair=result.tensors))
+    answer = carry_out(model, neurons, decision, Execution(settings, dry_run, data, optimizer, store, result.tensors))
     return answer | {"budgets": budget.to_json(), "repair": result.to_json()}
 
 

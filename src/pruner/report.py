@@ -170,6 +170,8 @@ class Report(_Part):
     not_checked: tuple[str, ...]
     measured: Unproven | None = None
     proven: bool = False
+    repair: dict[str, Any] | None = None
+    budgets: dict[str, Any] | None = None
     frozen: tuple[FrozenNeurons, ...]
     operators_without_rule: dict[str, int]
     loading: str
@@ -209,6 +211,8 @@ def build_report(results: WorkflowResults) -> Report:
         not_checked=tuple(verification["not_checked"]),
         measured=Unproven.model_validate(verification["measured"]) if verification["measured"] else None,
         proven=_proven(results),
+        repair=pruning.get("repair"),
+        budgets=pruning.get("budgets"),
         frozen=tuple(FrozenNeurons.model_validate(entry) for entry in tracking["frozen"]),
         operators_without_rule=tracking["operators_without_rule"],
         loading=_loading(results),

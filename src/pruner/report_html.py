@@ -12,6 +12,7 @@ from pruner import report_text as text
 from pruner.markup import Child, Html, document, element, join, style
 from pruner.report import REASONS, Check, Figure, Layer, Removal, Report
 from pruner.report_charts import activity_strip, layer_bar, line_chart, model_profile, reasons_bar
+from pruner.report_repair import block_rows, budget_rows, cost_chart, layer_rows, steps_rows
 
 ROWS_SHOWN = 12
 """Rows of a table that are open; the others are one click away."""
@@ -37,7 +38,9 @@ def render_report(report: Report) -> str:
             _warnings(report),
             _figures(report),
             _layers(report),
+            _budgets(report),
             _removed(report),
+            _repair(report),
             _verification(report),
             _loading(report),
             _frozen(report),
@@ -284,6 +287,38 @@ def _removal_row(removal: Removal, scored: bool) -> list[Child]:
     if scored:
         row.append("" if removal.score is None else f"{removal.score:.4f}")
     return row
+
+
+def _budgets(report: Report) -> Html:
+    if not report.budgets:
+        return Html()
+    chart = cost_chart(report.budgets)
+    rows = budget_rows(report.budgets)
+    what = "What each layer would cost the model's answers, by the share of it that is removed. Dots are the budgets."
+    figure = element("figure", chart, element("figcaption", what)) if chart is not None else ""
+    head = ("Layer", "Removed", "Share", "Cost")
+    return _section("Budgets", figure, _table("How the layers share the loss", head, rows, "layers", numeric=(1, 2, 3)))
+
+
+def _repair(report: Report) -> Html:
+    if not report.repair:
+        return Html()
+    lede = element(
+        "p",
+        "The weights that stay were given new values, so that the answers stay what they were. Distances are to the "
+        "dense model's answers, on samples that nothing was learned from; errors are shares of the variance of what "
+        "the dense layer wrote.",
+        class_="soft",
+    )
+    steps = _table(
+        "Distance to the dense model's answers", ("Step", "Distance"), steps_rows(report.repair), "steps", numeric=(1,)
+    )
+    head = ("Layer", "Columns left", "Method", "Solved", "Bias only", "Untouched")
+    layers = _table("Layers that were solved for", head, layer_rows(report.repair), "layers", numeric=(1, 3, 4, 5))
+    trained = block_rows(report.repair)
+    titles = ("Block", "Error before", "Error after", "Steps")
+    blocks = _table("Blocks that were trained", titles, trained, "blocks", numeric=(1, 2, 3)) if trained else ""
+    return _section("Repair", lede, steps, layers, blocks)
 
 
 def _badge(report: Report) -> str:

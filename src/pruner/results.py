@@ -4,7 +4,7 @@ The keys that the guide reads are `results["pruning_results"]["neurons_pruned"]`
 `results["verification_results"]["summary"]["overall_success"]`.
 """
 
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 Outcome = Literal["pruned", "dry run", "nothing to remove", "restored"]
 """How a run ended. "restored": a check failed, and the model is as it was."""
@@ -79,7 +79,8 @@ class PruningResults(TypedDict):
     """What was removed; for a dry run, what would be.
 
     `reduction` is a share of all neurons, from 0 to 1. After a restored run nothing is removed; `plan` still says what
-    was tried.
+    was tried. `repair` is what became of the weights that stay, None where nothing did; `budgets` is how the layers
+    shared the loss, where a target was given.
     """
 
     neurons_pruned: int
@@ -96,6 +97,8 @@ class PruningResults(TypedDict):
     candidates: list[dict[str, Any]]
     verification: dict[str, Any] | None
     warnings: list[str]
+    repair: NotRequired[dict[str, Any] | None]
+    budgets: NotRequired[dict[str, Any]]
 
 
 class CheckResult(TypedDict):

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from pruner import log
 from pruner.backup import Backup, by_reference
 from pruner.checkpoint import load_pruned, save_pruned
+from pruner.compression import compress
 from pruner.config import PruningConfig
 from pruner.current_map import current_map
 from pruner.engine import PruningEngine
@@ -96,6 +97,8 @@ class IntegratedTrackingPruningWorkflow:
         recommendations: Recommendations | Mapping[str, Any] | str | Path | None = None,
         base: str | None = None,
         optimizer: Optimizer | None = None,
+        target: Mapping[str, float] | None = None,
+        effort: str = "default",
     ) -> WorkflowResults:
         """Make `model` smaller, in place, and prove it right; the model stays as it is unless all of it succeeds.
 
@@ -111,6 +114,8 @@ class IntegratedTrackingPruningWorkflow:
             recommendations: recommendations made earlier, or their file; the model is then not tracked again.
             base: how to build the original model ("module:callable", "timm:NAME", …), stored with the pruned one.
             optimizer: its state is cut along with the model, and restored with it.
+            target, effort: the share of the model to keep, such as {"params": 0.5}, and how hard to try, as in
+                `compress`, which then decides instead of the recommendations.
 
         Returns:
             See `pruner.results.WorkflowResults`.
@@ -132,7 +137,7 @@ class IntegratedTrackingPruningWorkflow:
         try:
             with evaluating(bare):
                 run = _Run(bare, data_loader, batch, model_name, outputs, self.pruner.config, evaluate, base, optimizer)
-                return self._run(run, recommendations, auto_prune)
+                return self._run(run, recommendations, auto_prune, target, effort)
         except FailedChecksError:  # the engine has restored the model, and the report says what failed
             raise
         except BaseException:
@@ -145,6 +150,8 @@ class IntegratedTrackingPruningWorkflow:
         run: "_Run",
         given: Recommendations | Mapping[str, Any] | str | Path | None,
         auto_prune: bool,
+        target: Mapping[str, float] | None,
+        effort: str,
     ) -> WorkflowResults:
         with run.step("track"), long_step("Tracking"):
             neurons = current_map(run.model, run.data_loader)
@@ -160,17 +167,18 @@ class IntegratedTrackingPruningWorkflow:
             quality = run.quality_of(run.model)
         try:
             with run.step("prune and verify"):
-                pruning = cast(
-                    PruningResults,
-                    self.pruner.prune_by_recommendations(
-                        run.model,
-                        advice,
-                        dry_run=not auto_prune,
-                        data_loader=run.data_loader,
-                        optimizer=run.optimizer,
-                        store=lambda pruned: run.save(pruned, run.outputs.pruned_model, "pruned_model"),
-                    ),
-                )
+                how: dict[str, Any] = {
+                    "dry_run": not auto_prune,
+                    "optimizer": run.optimizer,
+                    "store": lambda pruned: run.save(pruned, run.outputs.pruned_model, "pruned_model"),
+                }
+                if target is None:
+                    made = self.pruner.prune_by_recommendations(run.model, advice, data_loader=run.data_loader, **how)
+                else:
+                    made = compress(
+                        run.model, run.data_loader, target=target, effort=effort, config=self.pruner.config, **how
+                    )
+                pruning = cast(PruningResults, made)
         except FailedChecksError as failed:
             pruning = _put_back(run, neurons, failed)
             verification = cast(VerificationResults, failed.report.to_json())

