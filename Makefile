@@ -19,10 +19,10 @@ INSTALLED := $(VENV)/.installed
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$python"; break; }; done)
 
-.PHONY: help setup demo test chromium picture bench zoo docs lint format clean
+.PHONY: help setup demo test chromium picture bench bench-quality reference zoo docs lint format clean
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) ## Build .venv with everything the demo and the tests use
 
@@ -58,6 +58,12 @@ picture: setup chromium ## Draw docs/report.png, the README's picture of the dem
 bench: setup ## Measure the cost of tracking and the gain of pruning
 	$(BIN)/python benchmarks/tracking.py
 	$(BIN)/python benchmarks/pruning.py
+
+bench-quality: setup ## Measure the quality kept, by us and by the field, on five trained models; goes on where it was
+	$(BIN)/python -m benchmarks.quality
+
+reference: setup ## Train the models that come with the package anew (an hour or two on a CPU)
+	for name in stdlib-gpt stdlib-llama digits-vit digits-cnn; do $(BIN)/python -m neuronscope.reference $$name; done
 
 zoo: $(ZOO)/.installed-zoo ## Prune every architecture, beside Torch-Pruning, and write the table; goes on where it was
 	$(ZOO)/bin/python -m benchmarks.zoo

@@ -49,8 +49,8 @@ app = typer.Typer(
     help="Find the neurons of a PyTorch model, see what they do, remove the idle ones, and prove the result right.",
 )
 
-_NAMES = "A directory, module:callable, timm:NAME, torchvision:NAME, or a transformers name."
-_DATA = "digits, digits-test, or module:callable that gives an iterable of batches."
+_NAMES = "A directory, stdlib-gpt, digits-cnn, module:callable, timm:NAME, torchvision:NAME, or a transformers name."
+_DATA = "digits, digits-test, stdlib, stdlib-test, or module:callable that gives an iterable of batches."
 
 Model = Annotated[str, typer.Argument(help=_NAMES, show_default=False)]
 Data = Annotated[str, typer.Option(help=_DATA, show_default=False)]

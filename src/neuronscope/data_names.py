@@ -1,4 +1,4 @@
-"""One word for any data: `digits`, `digits-test`, or `module:callable`."""
+"""One word for any data: `digits`, `digits-test`, `stdlib`, `stdlib-test`, or `module:callable`."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,20 +11,28 @@ from neuronscope.imports import import_object
 from tracker.errors import DataError
 from tracker.extras import require
 
+_STDLIB_BATCHES = 8
+
 
 def load_data(name: str) -> Iterable[Any]:
     """The batches called `name`.
 
     - `digits`, `digits-test`: scikit-learn's handwritten digits, the images to train on and those held out;
+    - `stdlib`, `stdlib-test`: tokens of the Python standard library's sources, for the models `stdlib-gpt` and
+      `stdlib-llama`: modules to learn from and modules held out;
     - `module:callable`: what the callable returns, an iterable of batches that can be gone through more than once.
 
     Raises:
         DataError: the name leads to no data, or to data that can be gone through only once.
-        MissingExtraError: scikit-learn is not installed.
+        MissingExtraError: scikit-learn, or transformers, is not installed.
     """
     if name in ("digits", "digits-test"):
         train, test = digits()
         return train if name == "digits" else test
+    if name in ("stdlib", "stdlib-test"):
+        from neuronscope.reference import batches
+
+        return batches("stdlib-gpt", "train" if name == "stdlib" else "held-out", count=_STDLIB_BATCHES)
     found = import_object(name, DataError)
     data = found() if callable(found) else found
     if not isinstance(data, Iterable) or iter(data) is data:

@@ -1,4 +1,4 @@
-"""One word for any model: a directory, `module:callable`, `timm:NAME`, `torchvision:NAME`, or a transformers name.
+"""One word for any model: a directory, a reference model, `module:callable`, `timm:NAME`, or a transformers name.
 
 Nothing is ever unpickled into code: transformers models are read from safetensors only and without their remote code,
 and while timm and torchvision read theirs, `torch.load` may build tensors and nothing else.
@@ -16,16 +16,20 @@ from typing import Any
 from torch import nn
 
 from neuronscope.imports import import_object
+from neuronscope.reference.architectures import NAMES as REFERENCES
+from neuronscope.reference.architectures import build
+from neuronscope.reference.shipped import load
 from tracker.errors import ModelNameError
 from tracker.extras import require
 
-FORMS = "a directory, module:callable, timm:NAME, torchvision:NAME, or a transformers name"
+FORMS = "a directory, stdlib-gpt, digits-cnn, module:callable, timm:NAME, torchvision:NAME, or a transformers name"
 
 
 def load_model(name: str, *, original: str | None = None, **options: Any) -> nn.Module:
     """The model called `name`, with its trained weights, in eval mode.
 
     - a directory: one of this project's checkpoints (`pruning.json`), or a transformers one (`config.json`);
+    - `stdlib-gpt`, `stdlib-llama`, `digits-vit`, `digits-cnn`: trained models that come with this package;
     - `module:callable`: what the callable returns, or the object itself if it is a module already;
     - `timm:NAME`, `torchvision:NAME`: the library's default pretrained weights;
     - anything else: a transformers name, from the local cache or the hub.
@@ -41,6 +45,8 @@ def load_model(name: str, *, original: str | None = None, **options: Any) -> nn.
     """
     if Path(name).is_dir():
         model = _from_directory(Path(name), original, options)
+    elif name in REFERENCES:
+        model = load(name).model
     elif name.startswith("timm:"):
         model = _from_timm(name.removeprefix("timm:"), options)
     elif name.startswith("torchvision:"):
@@ -57,6 +63,8 @@ def build_model(name: str) -> nn.Module:
 
     Raises what `load_model` raises.
     """
+    if name in REFERENCES:
+        return build(name).eval()
     if name.startswith("timm:"):
         return load_model(name, pretrained=False)
     if name.startswith("torchvision:"):

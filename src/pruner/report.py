@@ -425,7 +425,9 @@ def _summary(results: WorkflowResults) -> str:
     share = f"{pruning['neurons_pruned']:,} of {text.count(pruning['neurons_before'], 'neuron')}"
     where = f"{pruning['layers_affected']} of {text.count(len(layers), 'layer')}"
     if run["outcome"] == "pruned":
-        said = " What is left answers as the original does with those neurons silenced." if _proven(results) else ""
+        repair = pruning.get("repair")
+        who = "the repaired original" if repair and repair["repaired"] else "the original"
+        said = f" What is left answers as {who} does with those neurons silenced." if _proven(results) else ""
         if measured := results["verification_results"]["measured"]:
             said = f" {text.difference(measured)}"
         return f"{share} were taken out of {where} of {model}.{said}"

@@ -82,7 +82,7 @@ def cost_chart(budgets: Mapping[str, Any]) -> Html | None:
     layers = [layer for layer in budgets["layers"].values() if "curve" in layer]
     if not layers:
         return None
-    width, height, left, top = 480.0, 190.0, 58.0, 12.0
+    width, height, left, top = 960.0, 240.0, 66.0, 12.0
     highest = max(_until(layer["curve"], 0.9) for layer in layers) or 1.0
 
     def place(share: float, cost: float) -> tuple[float, float]:
