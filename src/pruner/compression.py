@@ -29,6 +29,7 @@ from pruner.plan import PruningPlan
 from pruner.scope import Scope
 from tracker.admission import admitted_for_change
 from tracker.batches import evaluating, iter_batches
+from tracker.caches import decoding_off
 from tracker.errors import ConfigError, DataError, PlanError
 from tracker.neuron_map import NeuronMap
 
@@ -111,7 +112,7 @@ def compress(
     check_weights(model)
     neurons = current_map(model, data)
     limits = _limits(neurons, settings)
-    with evaluating(model), torch.random.fork_rng(devices=[]):
+    with evaluating(model), decoding_off(model), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         batches = list(iter_batches(data, model))
         groups = [name for name in limits.current if name in limits.open and limits.room[name] > 0]

@@ -15,6 +15,7 @@ from pruner.config import PruningConfig
 from pruner.log import logger
 from pruner.plan import PruningPlan
 from tracker.batches import evaluating, iter_batches
+from tracker.caches import decoding_off
 from tracker.errors import NeuronScopeError
 from tracker.neuron_map import NeuronMap
 from tracker.progress import step as long_step
@@ -38,7 +39,7 @@ def repair_for(
     if inexact:
         logger.info("No repair: layer '%s' is not exact, and zeroing does not stand for its removal.", inexact[0])
         return None
-    with evaluating(model), long_step("Repairing"):
+    with evaluating(model), decoding_off(model), long_step("Repairing"):
         batches = list(islice(iter_batches(data_loader, model), BATCHES))
         try:
             bench = Bench.of(model, neurons, list(removed), batches)

@@ -89,3 +89,20 @@ _refilled: WeakKeyDictionary[nn.Module, dict[str, bool]] = WeakKeyDictionary()
 def _is_tensors(value: Any) -> bool:
     leaves = tree_leaves(value)
     return bool(leaves) and all(isinstance(leaf, Tensor) for leaf in leaves)
+
+
+@contextmanager
+def decoding_off(model: nn.Module) -> Iterator[None]:
+    """Within the block, models of transformers keep no keys and values for the next token.
+
+    A block that is run again on what it was given before would find those of its last run in there.
+    """
+    found: list[Any] = [getattr(module, "config", None) for module in model.modules()]
+    configs = {id(config): config for config in found if getattr(config, "use_cache", None) is True}
+    try:
+        for config in configs.values():
+            config.use_cache = False
+        yield
+    finally:
+        for config in configs.values():
+            config.use_cache = True

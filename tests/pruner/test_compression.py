@@ -128,15 +128,18 @@ def test_a_dry_run_changes_nothing(trained: dict[str, Tensor]) -> None:
     assert all(torch.equal(tensor, trained[name]) for name, tensor in model.state_dict().items())
 
 
-def test_dicts_with_an_attention_mask_and_a_tied_embedding() -> None:
+@pytest.mark.parametrize("effort", ["low", "default"])
+def test_dicts_with_an_attention_mask_and_a_tied_embedding(effort: str) -> None:
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     config = transformers.GPT2Config(vocab_size=50, n_positions=16, n_embd=24, n_layer=2, n_head=2, bos_token_id=0)
     model = transformers.GPT2LMHeadModel(config).eval()
     mask = (torch.arange(12) < torch.randint(6, 13, (24, 1))).long()
     batches = [{"input_ids": torch.randint(0, 50, (24, 12)), "attention_mask": mask} for _ in range(2)]
-    results = pruner.compress(model, batches, ratio=0.5, kinds={"mlp"}, effort="low")
+    results = pruner.compress(model, batches, ratio=0.5, kinds={"mlp"}, effort=effort)
     assert results["neurons_pruned"] == 96
+    assert model.config.use_cache
+    assert ("blocks" in results["repair"]["distances"]) == (effort == "default")
     assert model.lm_head.weight is model.transformer.wte.weight
     assert results["repair"]["distances"]["closed form"] <= results["repair"]["distances"]["removed"]
 

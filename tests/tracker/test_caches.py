@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pruner import PruningPlan, prune_
 from tracker import NeuronMap, discover
+from tracker.caches import decoding_off
 
 
 @functools.lru_cache
@@ -122,3 +123,13 @@ def test_what_a_forward_keeps_after_the_discovery_goes_too() -> None:
         model(x)
         prune_(model, PruningPlan({"a": [0, 1, 2]}), proof=False)
         assert model(x).shape == (3, 2)
+
+
+def test_keys_and_values_are_not_kept_within_the_block() -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(vocab_size=20, n_positions=8, n_embd=8, n_layer=1, n_head=2, bos_token_id=0)
+    model = nn.ModuleDict({"inner": transformers.GPT2LMHeadModel(config)}).eval()
+    ids = torch.zeros(1, 4, dtype=torch.int64)
+    with decoding_off(model):
+        assert model["inner"](ids).past_key_values is None
+    assert model["inner"](ids).past_key_values is not None
