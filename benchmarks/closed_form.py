@@ -1,4 +1,4 @@
-"""What the closed form costs on a model of GPT-2 small's size (12 blocks, 3,072 MLP neurons each), half of them removed.
+"""What the closed form costs on a model of GPT-2 small's size: 12 blocks of 3,072 MLP neurons, half of them removed.
 
 The rival is the model itself: one forward pass over the same data in the same process. Times of the solves (choosing
 neurons, and solving for the weights that stay) are told apart from everything else.

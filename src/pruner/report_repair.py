@@ -11,6 +11,7 @@ from pruner.report_text import percent, short
 _NAMES = {
     "removed": "neurons removed, nothing else",
     "closed form": "the others solved for",
+    "batch norms": "batch norms estimated anew",
     "blocks": "trained block by block",
     "answers": "trained as a whole",
 }

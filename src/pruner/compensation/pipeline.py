@@ -1,6 +1,7 @@
 """From what is to go to the neurons that go and the new values of the weights that stay, better step by step.
 
     closed form       every consumer solved for, block by block (`closed_form`)
+    → batch norms     their running statistics estimated anew (`batch_norms`)
     → blocks          every block trained to write what the dense one wrote (`reconstruction`)
     → answers         all blocks together, for the dense model's answers
 
@@ -19,8 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from pruner.apply import prune_
+from pruner.compensation.batch_norms import reestimate, tracking
 from pruner.compensation.bench import Bench
-from pruner.compensation.calibration import samples_of
+from pruner.compensation.calibration import calibration, samples_of
 from pruner.compensation.closed_form import SolvedLayer, Wanted, prune_in_order, silence
 from pruner.compensation.reconstruction import Trained, reconstruct_answers, reconstruct_blocks
 from pruner.plan import PruningPlan
@@ -107,6 +109,7 @@ def repaired(bench: Bench, wanted: Wanted, *, effort: str = "default", seed: int
     gone, layers = prune_in_order(bench.stages(), bench.stages(pruned), bench.neurons, bench.consumers, wanted)
     steps = _Steps(bench, gone)
     steps.note("closed form", pruned, steps.changed(pruned))
+    _norms(bench, pruned, steps)
     blocks: list[Trained] = []
     if work.block_steps:
         prune_(pruned, PruningPlan(gone), bench.neurons, proof=False)
@@ -162,12 +165,25 @@ class _Steps:
         return repaired_in(pruned, self._bench.model, self._bench.neurons, self._gone, names)
 
 
+def _norms(bench: Bench, pruned: nn.Module, steps: _Steps) -> None:
+    """Re-estimate the batch norms of a copy of dense shape, where that brings the answers nearer."""
+    if not tracking(pruned):
+        return
+    before = {name: buffer.clone() for name, buffer in pruned.named_buffers()}
+    real = calibration(bench.raw)
+    reestimate(pruned, [real.batches[number] for number in real.seen])
+    steps.note("batch norms", pruned, steps.changed(pruned))
+    if steps.best != "batch norms":
+        for name, buffer in pruned.named_buffers():
+            buffer.copy_(before[name])
+
+
 def _train(bench: Bench, pruned: nn.Module, work: Work, seed: int, steps: _Steps) -> list[Trained]:
     """Train `pruned`, which is sliced, in place."""
     own = _trainable(pruned, bench.course.blocks)
     everything = [parameter for parameters in own.values() for parameter in parameters]
     ids = set(map(id, everything))
-    names = {name for name, tensor in pruned.named_parameters() if id(tensor) in ids} | set(steps.values["closed form"])
+    names = {name for name, tensor in pruned.named_parameters() if id(tensor) in ids} | set(steps.values[steps.best])
     blocks = reconstruct_blocks(
         bench.stages(),
         bench.stages(pruned),
