@@ -2,11 +2,11 @@
 
     python examples/custom_strategy.py
 
-An installed package offers it to `strategy.default_strategy` and `neuronscope prune --strategy random` by these lines
+An installed package offers it to `strategy.default_strategy` and `neuronscope prune --strategy lottery` by these lines
 of its pyproject.toml; a program of your own registers it, as below.
 
     [project.entry-points."pruner.strategies"]
-    random = "examples.custom_strategy:random_choice"
+    lottery = "examples.custom_strategy:lottery"
 """
 
 import copy
@@ -25,7 +25,7 @@ from tracker.activity import observe
 from tracker.batches import accuracy
 
 
-def random_choice(given: StrategyInput) -> PruningPlan:
+def lottery(given: StrategyInput) -> PruningPlan:
     """Neurons drawn by lot, as many as asked for, from all layers alike."""
     if given.target is None:
         return PruningPlan({})
@@ -36,8 +36,12 @@ def random_choice(given: StrategyInput) -> PruningPlan:
 
 
 def accuracies(model: nn.Module, data_loader: Iterable[Any], names: Iterable[str], share: float) -> dict[str, float]:
-    """Accuracy on the data after each of the strategies has removed this share from a copy of the model."""
-    engine = PruningEngine(config=create_default_config().update(logging={"log_to_console": False}))
+    """Accuracy on the data after each of the strategies has removed this share from a copy of the model.
+
+    Nothing is repaired afterwards: that would make up for most of a bad choice.
+    """
+    config = create_default_config().update(logging={"log_to_console": False}, repair={"enabled": False})
+    engine = PruningEngine(config=config)
     activity = observe(model, data_loader)
     found = {}
     for name in names:
@@ -48,6 +52,6 @@ def accuracies(model: nn.Module, data_loader: Iterable[Any], names: Iterable[str
 
 
 if __name__ == "__main__":
-    strategies.register("random")(random_choice)
-    for name, share in accuracies(trained_cnn(), digits()[1], ["magnitude", "structured", "random"], 0.3).items():
+    strategies.register("lottery")(lottery)
+    for name, share in accuracies(trained_cnn(), digits()[1], ["magnitude", "structured", "lottery"], 0.3).items():
         print(f"{name:10} {share:.1%}")

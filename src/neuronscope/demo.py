@@ -44,7 +44,7 @@ def run(console: Console, out: Path) -> WorkflowResults:
     console.print(
         f"Latency: median forward of {BATCH_SIZE} images on {threads}, both networks taking turns.", style="dim"
     )
-    console.print("Nothing was trained after the pruning.\n", style="dim")
+    console.print("Nothing was trained after the pruning; the weights that stay were solved for.\n", style="dim")
     console.print(f"Verification: {summary['passed']}/{summary['total']} tests passed")
     console.print(f"Report: {results['report']['html']}", soft_wrap=True)
     return results
