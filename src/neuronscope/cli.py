@@ -177,7 +177,7 @@ def prune(
     """Remove neurons, prove that the smaller model is right, and store it with a report."""
     from neuronscope.data_names import load_data
     from neuronscope.model_names import base_of
-    from pruner.report_text import difference
+    from pruner.report_text import difference, short
     from pruner.workflow import IntegratedTrackingPruningWorkflow
 
     wanted = {
@@ -207,6 +207,9 @@ def prune(
     console.print(table)
     verb = "would go" if dry_run else "are gone"
     typer.echo(f"{pruning['neurons_pruned']} of {pruning['neurons_before']} neurons {verb}.")
+    if repair := pruning.get("repair"):
+        alone, kept = (short(repair["distances"][step]) for step in ("removed", repair["kept"]))
+        typer.echo(f"Distance to the dense model's answers: {alone} by the removal alone, {kept} as repaired.")
     if not dry_run:
         summary = results["verification_results"]["summary"]
         typer.echo(f"Verification: {summary['passed']}/{summary['total']} tests passed.")

@@ -173,6 +173,25 @@ def test_prune_takes_layers_and_widths(project: Path) -> None:
     assert "strategy.exclude = 'no such layer' matches no layer. The nearest is" in refused.stderr
 
 
+def test_prune_to_a_target(project: Path) -> None:
+    result = run("prune", MODEL, "--data", DATA, "--target", "params=0.7", "--effort", "low")
+    assert result.exit_code == 0, result.output
+    assert "Verification: 6/6 tests passed." in result.stdout
+    assert "Distance to the dense model's answers:" in result.stdout
+    (plan,) = [path for path in outputs_of(project, "logs") if path.name.endswith("_pruning.json")]
+    found = json.loads(plan.read_text())["pruning_results"]
+    assert 0.6 < found["parameters_after"] / found["parameters_before"] < 0.75
+    assert found["budgets"]["left"] == pytest.approx(found["parameters_after"] / found["parameters_before"], abs=1e-6)
+    for words, says in (
+        ("params", "is not understood"),
+        ("size=0.5", "is not understood"),
+        ("params=7", "not a number"),
+    ):
+        refused = run("prune", MODEL, "--data", DATA, "--target", words)
+        assert refused.exit_code == 2
+        assert says in refused.stderr
+
+
 def test_a_pruned_model_can_be_pruned_again(checkpoint: Path, project: Path) -> None:
     words = ["--data", DATA, "--sparsity", "0.25"]
     assert run("prune", str(checkpoint), "--original", MODEL, *words).exit_code == 0
