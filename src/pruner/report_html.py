@@ -3,7 +3,7 @@
 Everything on the page comes from the `Report` and is escaped on its way (see `markup`).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from importlib.resources import files
 from itertools import groupby
@@ -12,12 +12,9 @@ from pruner import report_text as text
 from pruner.markup import Child, Html, document, element, join, style
 from pruner.report import REASONS, Check, Figure, Layer, Removal, Report
 from pruner.report_charts import activity_strip, layer_bar, line_chart, model_profile, reasons_bar
-from pruner.report_repair import block_rows, budget_rows, cost_chart, layer_rows, steps_rows
+from pruner.report_repair import budgets_section, repair_section
+from pruner.report_tables import ROWS_IN_PAGE, ROWS_SHOWN, breakable, left_out, names, ranges, section, table
 
-ROWS_SHOWN = 12
-"""Rows of a table that are open; the others are one click away."""
-ROWS_IN_PAGE = 400
-"""Rows of a table that are in the page at all; the JSON has every one."""
 LAYERS_AT_A_GLANCE = 24
 """With more layers than this, a picture of all of them comes first."""
 
@@ -33,14 +30,14 @@ _OUTCOME = {
 def render_report(report: Report) -> str:
     """The whole page."""
     sections = [
-        section
-        for section in (
+        part
+        for part in (
             _warnings(report),
             _figures(report),
             _layers(report),
-            _budgets(report),
+            budgets_section(report),
             _removed(report),
-            _repair(report),
+            repair_section(report),
             _verification(report),
             _loading(report),
             _frozen(report),
@@ -48,7 +45,7 @@ def render_report(report: Report) -> str:
             _history(report),
             _provenance(report),
         )
-        if section
+        if part
     ]
     head = element(
         "head",
@@ -95,15 +92,15 @@ def _warnings(report: Report) -> Html:
     if not report.warnings:
         return Html()
     notes = element("ul", [element("li", warning) for warning in report.warnings])
-    return _section("Please note", notes, key="warnings")
+    return section("Please note", notes, key="warnings")
 
 
 def _figures(report: Report) -> Html:
     title = "Before and after" if report.outcome == "pruned" else "The model, as it is"
     cards = element("ul", [_card(figure) for figure in report.figures], class_="cards")
     rows: list[list[Child]] = [[name, text.plain(value)] for name, value in report.custom.items()]
-    custom = _table("Metrics of your own", ("Metric", "Value"), rows, "metrics") if rows else ""
-    return _section(title, cards, custom, key="figures")
+    custom = table("Metrics of your own", ("Metric", "Value"), rows, "metrics") if rows else ""
+    return section(title, cards, custom, key="figures")
 
 
 def _card(figure: Figure) -> Html:
@@ -166,7 +163,7 @@ def _change(figure: Figure, after: float) -> tuple[str, str]:
 
 def _layers(report: Report) -> Html:
     if not report.layers:
-        return _section("Layer by layer", element("p", "The model has no neurons that can be removed.", class_="soft"))
+        return section("Layer by layer", element("p", "The model has no neurons that can be removed.", class_="soft"))
     many = len(report.layers) > LAYERS_AT_A_GLANCE
     sizes = [layer.before for layer in report.layers]
     to_scale = max(sizes) <= 20 * min(sizes)
@@ -196,14 +193,14 @@ def _layers(report: Report) -> Html:
     rows = [_layer_row(layer, max(sizes) if to_scale else layer.before) for layer in shown]
     head = ("Layer", "Kept and removed", "Kept", "Removed", "Activity")
     shown_rows = ROWS_SHOWN if many else LAYERS_AT_A_GLANCE
-    return _section("Layer by layer", glance, legend, _table(caption, head, rows, "layers", shown_rows, numeric=(2, 3)))
+    return section("Layer by layer", glance, legend, table(caption, head, rows, "layers", shown_rows, numeric=(2, 3)))
 
 
 def _layer_row(layer: Layer, largest: int) -> list[Child]:
     removed = layer.before - layer.after
     about = [] if layer.exact else [element("span", " inexact", class_="kind", title=layer.note)]
     return [
-        join([element("code", _breakable(layer.name)), " ", element("span", layer.kind, class_="kind"), *about]),
+        join([element("code", breakable(layer.name)), " ", element("span", layer.kind, class_="kind"), *about]),
         layer_bar(layer, largest),
         join([f"{layer.after:,}", element("span", f" of {layer.before:,}", class_="soft")]),
         join(
@@ -237,7 +234,7 @@ def _removed(report: Report) -> Html:
         _group_row(layer, reason, list(removals))
         for (layer, reason), removals in groupby(report.removals, key=lambda removal: (removal.layer, removal.reason))
     ]
-    table = _table(
+    by_layer = table(
         f"By layer and reason; the strategy was “{report.strategy}”",
         ("Layer", "Why", "How many", "Which neurons", "Evidence"),
         grouped,
@@ -248,7 +245,7 @@ def _removed(report: Report) -> Html:
     each = element(
         "details",
         element("summary", f"Every removed neuron: {len(report.removals):,}"),
-        _table(
+        table(
             "Every removed neuron with its evidence",
             ("Layer", "Neuron", "Why", "Evidence", *(["Score"] if scored else [])),
             [_removal_row(removal, scored) for removal in report.removals[:ROWS_IN_PAGE]],
@@ -256,9 +253,9 @@ def _removed(report: Report) -> Html:
             ROWS_IN_PAGE,
             numeric=(1, 4),
         ),
-        _left_out(len(report.removals)),
+        left_out(len(report.removals)),
     )
-    return _section(title, reasons_bar(reasons), legend, table, each, key="removed")
+    return section(title, reasons_bar(reasons), legend, by_layer, each, key="removed")
 
 
 def _group_row(layer: str, reason: str, removals: Sequence[Removal]) -> list[Child]:
@@ -269,17 +266,17 @@ def _group_row(layer: str, reason: str, removals: Sequence[Removal]) -> list[Chi
     elif len(removals) > 1 and evidence:
         evidence = f"such as: {evidence}"
     return [
-        element("code", _breakable(layer)),
+        element("code", breakable(layer)),
         element("span", reason, class_="whole"),
         f"{len(removals):,}",
-        _ranges([removal.neuron for removal in removals]),
+        ranges([removal.neuron for removal in removals]),
         evidence,
     ]
 
 
 def _removal_row(removal: Removal, scored: bool) -> list[Child]:
     row: list[Child] = [
-        element("code", _breakable(removal.layer)),
+        element("code", breakable(removal.layer)),
         f"{removal.neuron}",
         removal.reason,
         removal.evidence,
@@ -287,38 +284,6 @@ def _removal_row(removal: Removal, scored: bool) -> list[Child]:
     if scored:
         row.append("" if removal.score is None else f"{removal.score:.4f}")
     return row
-
-
-def _budgets(report: Report) -> Html:
-    if not report.budgets:
-        return Html()
-    chart = cost_chart(report.budgets)
-    rows = budget_rows(report.budgets)
-    what = "What each layer would cost the model's answers, by the share of it that is removed. Dots are the budgets."
-    figure = element("figure", chart, element("figcaption", what)) if chart is not None else ""
-    head = ("Layer", "Removed", "Share", "Cost")
-    return _section("Budgets", figure, _table("How the layers share the loss", head, rows, "layers", numeric=(1, 2, 3)))
-
-
-def _repair(report: Report) -> Html:
-    if not report.repair:
-        return Html()
-    lede = element(
-        "p",
-        "The weights that stay were given new values, so that the answers stay what they were. Distances are to the "
-        "dense model's answers, on samples that nothing was learned from; errors are shares of the variance of what "
-        "the dense layer wrote.",
-        class_="soft",
-    )
-    steps = _table(
-        "Distance to the dense model's answers", ("Step", "Distance"), steps_rows(report.repair), "steps", numeric=(1,)
-    )
-    head = ("Layer", "Columns left", "Method", "Solved", "Bias only", "Untouched")
-    layers = _table("Layers that were solved for", head, layer_rows(report.repair), "layers", numeric=(1, 3, 4, 5))
-    trained = block_rows(report.repair)
-    titles = ("Block", "Error before", "Error after", "Steps")
-    blocks = _table("Blocks that were trained", titles, trained, "blocks", numeric=(1, 2, 3)) if trained else ""
-    return _section("Repair", lede, steps, layers, blocks)
 
 
 def _badge(report: Report) -> str:
@@ -330,10 +295,12 @@ def _verification(report: Report) -> Html:
         return Html()
     rows = [_check_row(check) for check in report.checks]
     caption = f"{report.passed} of {text.count(report.total, 'check')} passed"
-    table = _table(caption, ("Check", "Result", "What was found"), rows, "checks", 99)
-    left_out = element("ul", [element("li", f"Not checked: {reason}.") for reason in report.not_checked], class_="soft")
+    checks = table(caption, ("Check", "Result", "What was found"), rows, "checks", 99)
+    not_checked = element(
+        "ul", [element("li", f"Not checked: {reason}.") for reason in report.not_checked], class_="soft"
+    )
     measured = element("p", text.difference(report.measured.model_dump())) if report.measured else ""
-    return _section("Verification", table, left_out if report.not_checked else "", measured)
+    return section("Verification", checks, not_checked if report.not_checked else "", measured)
 
 
 def _check_row(check: Check) -> list[Child]:
@@ -349,7 +316,7 @@ def _check_row(check: Check) -> list[Child]:
 def _loading(report: Report) -> Html:
     if not report.loading:
         return Html()
-    return _section(
+    return section(
         "Load the result",
         element("p", "The smaller model is stored as safetensors and JSON; loading it runs no code from the file."),
         element("pre", element("code", report.loading), tabindex="0"),
@@ -365,24 +332,24 @@ def _frozen(report: Report) -> Html:
         for entry in report.frozen:
             reasons.setdefault(entry.reason, []).append(entry.name)
             sizes[entry.reason] = sizes.get(entry.reason, 0) + entry.size
-        rows: list[list[Child]] = [[reason, f"{sizes[reason]:,}", _names(names)] for reason, names in reasons.items()]
+        rows: list[list[Child]] = [[reason, f"{sizes[reason]:,}", names(where)] for reason, where in reasons.items()]
         head = ("Why", "Positions", "Where")
-        parts.append(_table("What cannot be removed from this model", head, rows, "reasons", numeric=(1,)))
+        parts.append(table("What cannot be removed from this model", head, rows, "reasons", numeric=(1,)))
     if report.operators_without_rule:
         operators = ", ".join(f"{name} ({number}×)" for name, number in report.operators_without_rule.items())
         parts.append(element("p", f"Operators that have no rule, so that what enters them is left alone: {operators}."))
-    return _section("Left alone", *parts, key="frozen") if parts else Html()
+    return section("Left alone", *parts, key="frozen") if parts else Html()
 
 
 def _suggestions(report: Report) -> Html:
     if not report.suggestions:
         return Html()
     rows: list[list[Child]] = [
-        [entry.kind, element("code", _breakable(entry.layer)), entry.detail]
+        [entry.kind, element("code", breakable(entry.layer)), entry.detail]
         for entry in report.suggestions[:ROWS_IN_PAGE]
     ]
-    table = _table("What the tracker also suggests", ("Advice", "Layer", "Because"), rows, "suggestions")
-    return _section("Not done, but worth a thought", table, _left_out(len(report.suggestions)), key="advice")
+    advice = table("What the tracker also suggests", ("Advice", "Layer", "Because"), rows, "suggestions")
+    return section("Not done, but worth a thought", advice, left_out(len(report.suggestions)), key="advice")
 
 
 def _history(report: Report) -> Html:
@@ -392,7 +359,7 @@ def _history(report: Report) -> Html:
         if len(pairs) > 1:
             epochs, values = zip(*pairs, strict=True)
             charts.append(element("figure", line_chart(name, epochs, values), element("figcaption", name.capitalize())))
-    return _section("Training so far", element("div", charts, class_="pair"), key="history") if charts else Html()
+    return section("Training so far", element("div", charts, class_="pair"), key="history") if charts else Html()
 
 
 def _provenance(report: Report) -> Html:
@@ -412,100 +379,23 @@ def _provenance(report: Report) -> Html:
         "dl", [part for name, value in facts.items() for part in (element("dt", name), element("dd", value))]
     )
     files: list[list[Child]] = [
-        [name.replace("_", " "), element("code", _breakable(path))] for name, path in report.files.items()
+        [name.replace("_", " "), element("code", breakable(path))] for name, path in report.files.items()
     ]
     config: list[list[Child]] = [
         [element("code", f"{section}.{option}"), element("code", str(value))]
         for section, options in there.config.items()
         for option, value in (options.items() if isinstance(options, dict) else [("", options)])
     ]
-    return _section(
+    return section(
         "How this was made",
         listed,
-        _table("Files of this run", ("What", "Where"), files, "files", 99) if files else "",
+        table("Files of this run", ("What", "Where"), files, "files", 99) if files else "",
         element(
             "details",
             element("summary", "Configuration"),
-            _table("Every option of this run", ("Option", "Value"), config, "options", 99),
+            table("Every option of this run", ("Option", "Value"), config, "options", 99),
         )
         if config
         else "",
         key="provenance",
     )
-
-
-def _section(title: str, *children: Child, key: str = "") -> Html:
-    name = key or title.lower().replace(" ", "-")
-    return element("section", element("h2", title, id=name), *children, aria_labelledby=name)
-
-
-def _table(
-    caption: str,
-    head: Sequence[str],
-    rows: Sequence[Sequence[Child]],
-    noun: str,
-    shown: int = ROWS_SHOWN,
-    numeric: Sequence[int] = (),
-) -> Html:
-    """A table of which `shown` rows are open and the others folded, up to what a page can bear."""
-    if len(rows) <= shown + 2:
-        return _plain_table(caption, head, rows, numeric)
-    rest = rows[shown:ROWS_IN_PAGE]
-    return join(
-        [
-            _plain_table(caption, head, rows[:shown], numeric),
-            element(
-                "details",
-                element("summary", f"{len(rest):,} more {noun}"),
-                _plain_table(f"{caption}, continued", head, rest, numeric),
-                _left_out(len(rows)),
-            ),
-        ]
-    )
-
-
-def _plain_table(caption: str, head: Sequence[str], rows: Iterable[Sequence[Child]], numeric: Sequence[int]) -> Html:
-    def cells(kind: str, row: Sequence[Child]) -> list[Html]:
-        scope = {"scope": "col"} if kind == "th" else {}
-        return [
-            element(kind, cell, **scope, **({"class_": "number"} if place in numeric else {}))
-            for place, cell in enumerate(row)
-        ]
-
-    table = element(
-        "table",
-        element("caption", caption),
-        element("thead", element("tr", cells("th", head))),
-        element("tbody", [element("tr", cells("td", row)) for row in rows]),
-    )
-    return element("div", table, class_="scroll", role="region", aria_label=caption, tabindex="0")
-
-
-def _left_out(rows: int) -> Html:
-    if rows <= ROWS_IN_PAGE:
-        return Html()
-    return element("p", f"{rows - ROWS_IN_PAGE:,} more are in the JSON beside this page.", class_="soft")
-
-
-def _breakable(name: str) -> Html:
-    """A dotted name or a path that may be broken after its dots and slashes."""
-    pieces = name.replace("/", "/\0").replace(".", ".\0").replace("_", "_\0").split("\0")
-    return join(part for piece in pieces for part in (piece, Html("<wbr>")))
-
-
-def _ranges(neurons: Sequence[int]) -> str:
-    """Indices as ranges: "0–3, 7"; the first dozen of them."""
-    ordered = sorted(neurons)
-    parts = []
-    for _, run in groupby(enumerate(ordered), key=lambda pair: pair[1] - pair[0]):
-        members = [neuron for _, neuron in run]
-        parts.append(f"{members[0]}" if len(members) == 1 else f"{members[0]}–{members[-1]}")
-    return ", ".join(parts[:12]) + (" …" if len(parts) > 12 else "")
-
-
-def _names(names: Sequence[str]) -> Html:
-    shown = join(part for name in names[:6] for part in (element("code", _breakable(name)), " "))
-    if len(names) <= 6:
-        return shown
-    rest = join(part for name in names[6:ROWS_IN_PAGE] for part in (element("code", _breakable(name)), " "))
-    return join([shown, element("details", element("summary", f"and {len(names) - 6:,} more"), rest)])

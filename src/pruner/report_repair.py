@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pruner.markup import Child, Html, element, join
+from pruner.report import Report
+from pruner.report_tables import section, table
 from pruner.report_text import percent, short
 
 _NAMES = {
@@ -15,6 +17,40 @@ _NAMES = {
     "blocks": "trained block by block",
     "answers": "trained as a whole",
 }
+
+
+def budgets_section(report: Report) -> Html:
+    """What each layer could spare, and what it lost; empty where no budgets were made."""
+    if not report.budgets:
+        return Html()
+    chart = cost_chart(report.budgets)
+    rows = budget_rows(report.budgets)
+    what = "What each layer would cost the model's answers, by the share of it that is removed. Dots are the budgets."
+    figure = element("figure", chart, element("figcaption", what)) if chart is not None else ""
+    head = ("Layer", "Removed", "Share", "Cost")
+    return section("Budgets", figure, table("How the layers share the loss", head, rows, "layers", numeric=(1, 2, 3)))
+
+
+def repair_section(report: Report) -> Html:
+    """What became of the weights that stay; empty where nothing did."""
+    if not report.repair:
+        return Html()
+    lede = element(
+        "p",
+        "The weights that stay were given new values, so that the answers stay what they were. Distances are to the "
+        "dense model's answers, on samples that nothing was learned from; errors are shares of the variance of what "
+        "the dense layer wrote.",
+        class_="soft",
+    )
+    steps = table(
+        "Distance to the dense model's answers", ("Step", "Distance"), steps_rows(report.repair), "steps", numeric=(1,)
+    )
+    head = ("Layer", "Columns left", "Method", "Solved", "Bias only", "Untouched")
+    layers = table("Layers that were solved for", head, layer_rows(report.repair), "layers", numeric=(1, 3, 4, 5))
+    trained = block_rows(report.repair)
+    titles = ("Block", "Error before", "Error after", "Steps")
+    blocks = table("Blocks that were trained", titles, trained, "blocks", numeric=(1, 2, 3)) if trained else ""
+    return section("Repair", lede, steps, layers, blocks)
 
 
 def steps_rows(repair: Mapping[str, Any]) -> list[list[Child]]:

@@ -8,7 +8,8 @@ import pytest
 from tests.pruner.sample_results import sample_results
 
 from pruner.report import build_report
-from pruner.report_html import ROWS_IN_PAGE, render_report
+from pruner.report_html import render_report
+from pruner.report_tables import ROWS_IN_PAGE
 from pruner.results import WorkflowResults
 
 HOSTILE = '</title></style><script>alert(1)</script><img src=x onerror="alert(2)">\'"&'
