@@ -24,7 +24,7 @@ from benchmarks.quality.subjects import Subject, subjects
 from pruner.metrics import count_parameters
 from tracker.progress import set_enabled
 
-CORE = (0.5, 0.3, 0.7)
+CORE = (0.5, 0.3, 0.7, 0.2)
 SLOW = ("ours default", "ours high")
 
 

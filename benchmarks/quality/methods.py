@@ -70,7 +70,7 @@ def methods() -> dict[str, Method]:
     found["flap + closed form"] = _flap(METHODS)
     found["obs + least squares"] = _selected("obs", repair=("least squares",), in_order=False)
     found["wanda + least squares"] = _selected("wanda", repair=("least squares",), in_order=False)
-    found["oscar"] = _oscar
+    found["osscar"] = _osscar
     found["modegpt-I"] = _modegpt
     found["ours low"] = _ours("low")
     found["ours low, uniform"] = _ours("low", budgets="uniform")
@@ -135,7 +135,7 @@ def _flap(repair: tuple[Any, ...]) -> Method:
     return run
 
 
-def _oscar(task: Task) -> None:
+def _osscar(task: Task) -> None:
     """OSSCAR (Meng et al. 2024): removal and local search on the layer's quadratic, then its exact least squares; one
     layer after the other, each on what the pruned ones before it hand on, for what its own weights make of that.
     """

@@ -83,7 +83,7 @@ def _draw(cells: Mapping[Key, Mapping[str, list[dict[str, Any]]]]) -> None:
         "flap",
         "modegpt-I",
         "obs + least squares",
-        "oscar",
+        "osscar",
         "ours low",
         "ours default",
     )
@@ -101,6 +101,8 @@ def _draw(cells: Mapping[Key, Mapping[str, list[dict[str, Any]]]]) -> None:
                 if (s, k) == (subject, kind) and name in methods and (mean := _mean(methods[name])) is not None
             )
             ours = name.startswith("ours")
+            if not points:
+                continue
             axis.plot(
                 [ratio * 100 for ratio, _ in points],
                 [max(mean, 1e-5) for _, mean in points],
@@ -116,7 +118,10 @@ def _draw(cells: Mapping[Key, Mapping[str, list[dict[str, Any]]]]) -> None:
         axis.set_xlabel("neurons removed, %")
         axis.set_ylabel(f"excess loss, {UNITS.get(subject, '')}")
         axis.grid(alpha=0.3)
-    handles, labels = axes[0][0].get_legend_handles_labels()
+    together = {
+        label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    handles, labels = list(together.values()), list(together)
     figure.legend(handles, labels, loc="lower center", ncols=5, fontsize=9, frameon=False)
     figure.tight_layout(rect=(0, 0.12, 1, 1))
     figure.savefig(PICTURE, dpi=130)
