@@ -1,4 +1,4 @@
-"""What is observed against the rows themselves: targets, the drift of the residual stream, padding, samples held out."""
+"""What is observed against the rows themselves: targets, the residual stream's drift, padding, held-out samples."""
 
 from __future__ import annotations
 
