@@ -10,8 +10,7 @@ from typing import Annotated
 import torch
 import typer
 
-from neuronscope.data_names import digits
-from neuronscope.digits import trained_cnn
+from neuronscope.digits import CLASSES, trained_cnn
 from neuronscope.reference import corpus, data, training
 from neuronscope.reference.architectures import CONTEXT, LANGUAGE_MODELS, VOCABULARY, Size, checked
 from neuronscope.reference.card import write_card
@@ -21,6 +20,7 @@ from tracker.errors import ModelNameError, NeuronScopeError
 
 HELD_OUT_BATCHES = 24
 UNFINISHED = "unfinished.safetensors"
+EPOCHS = 6  # of the convolutional network
 STEPS = 2500
 """About half an hour for a language model on one core, two minutes for the vision transformer."""
 
@@ -68,8 +68,7 @@ def _language_model(
     )
     save(model.cpu(), directory, tokenizer)
     model = load(name).model if directory == place(name) else model.float()
-    rows = held[: len(held) // CONTEXT * CONTEXT].view(-1, CONTEXT)
-    ids = [{"input_ids": part} for part in rows.split(16)][:HELD_OUT_BATCHES]
+    ids = data.windows(held)[:HELD_OUT_BATCHES]
     found = measured(model, ids)
     unigram = unigram_loss(stream, held, VOCABULARY)
     given = "".join(
@@ -85,8 +84,8 @@ def _language_model(
             "Parameters": f"{sum(p.numel() for p in model.parameters()):,}, stored as bfloat16",
             "Data": f"standard library of Python {platform.python_version()}, {len(stream):,} tokens to train on and "
             f"{len(held):,} held out (SHA-256 {corpus.fingerprint()})",
-            "Training": f"{taken.steps:,} steps, {taken.samples:,} tokens, {taken.seconds / 60:.0f} minutes on one "
-            f"{device.type} device, seed {seed}",
+            "Training": f"{taken.steps:,} steps, {taken.samples:,} tokens, {taken.seconds / 60:.0f} minutes on "
+            f"{_machine(device)}, seed {seed}",
             "Weights": f"of step {taken.kept:,}, the best on 1 % of the training tokens that no step has seen",
             "Held-out loss": f"{found['loss']:.3f} nats a token on {sum(len(b['input_ids']) for b in ids)} windows "
             f"(frequencies alone: {unigram:.3f})",
@@ -99,16 +98,16 @@ def _language_model(
 
 
 def _classifier(name: str, size: Size, steps: int, seed: int, directory: Path, device: torch.device) -> None:
+    (images, labels), (unseen, answers) = data.images("train"), data.images("held-out")
     if name == "digits-cnn":
-        model: torch.nn.Module = trained_cnn(seed=seed)
-        how = "python -m neuronscope.reference digits-cnn"
+        model: torch.nn.Module = trained_cnn(EPOCHS, seed)
+        length, given = f"{EPOCHS} epochs on {_machine(torch.device('cpu'))}", ""
     else:
-        train = digits()[0].dataset
-        images, labels = (torch.stack(part) for part in zip(*(train[i] for i in range(1437)), strict=True))
         model = training.train_vit(images, labels, size=size, steps=steps, seed=seed, device=device).cpu()
-        how = f"python -m neuronscope.reference {name} --size {size} --steps {steps} --seed {seed}"
+        length, given = f"{steps:,} steps on {_machine(device)}", f" --size {size} --steps {steps}"
     save(model, directory)
     found = measured(model, data.batches(name, "held-out"))
+    unigram = unigram_loss(labels, answers, CLASSES)
     write_card(
         directory,
         name,
@@ -116,13 +115,23 @@ def _classifier(name: str, size: Size, steps: int, seed: int, directory: Path, d
         {
             "Architecture": type(model).__name__,
             "Parameters": f"{sum(p.numel() for p in model.parameters()):,}",
-            "Data": "1,437 images to train on and 360 held out",
-            "Held-out loss": f"{found['loss']:.4f} nats an image",
+            "Data": f"{len(images):,} images to train on and {len(unseen):,} held out "
+            f"(SHA-256 {data.images_fingerprint()})",
+            "Training": f"{length}, seed {seed}",
+            "Held-out loss": f"{found['loss']:.4f} nats an image (frequencies alone: {unigram:.4f})",
             "Held-out accuracy": f"{found['accuracy']:.1%}",
-            "Made by": how,
+            "Made by": f"python -m neuronscope.reference {name}{given} --seed {seed}",
         },
-        found,
+        found | {"unigram": unigram},
     )
+
+
+def _machine(device: torch.device) -> str:
+    """What a run took place on; the last bits of the weights depend on it."""
+    if device.type != "cpu":
+        return f"one {device.type} device"
+    threads = torch.get_num_threads()
+    return "one thread of a CPU" if threads == 1 else f"{threads} threads of a CPU"
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neuronscope.reference.architectures import CONTEXT, VOCABULARY, Size, build
+from neuronscope.reference.data import windows
 from neuronscope.reference.measure import measured
 from neuronscope.reference.unfinished import Keeper
 from tracker.extras import require
@@ -78,8 +79,7 @@ def train_language_model(
     random = torch.Generator().manual_seed(seed)
     judges = max(CONTEXT, len(stream) // _JUDGES)
     rows = _windows(stream[:-judges], random)
-    windows = stream[-judges:][: judges // CONTEXT * CONTEXT].view(-1, CONTEXT)
-    judging = [{"input_ids": ids} for ids in windows.split(16)]
+    judging = windows(stream[-judges:])
 
     def loss() -> Tensor:
         ids = next(rows).to(device)
