@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import cache
 from itertools import chain
 from typing import Any
@@ -39,19 +40,35 @@ def batches(
     """
     _known(split)
     if checked(name) not in LANGUAGE_MODELS:
-        train, test = digits(batch_size)
-        own = train.dataset if split == "train" else test.dataset
-        order = torch.randperm(len(own), generator=torch.Generator().manual_seed(seed))  # type: ignore[arg-type]
-        pairs = [
-            tuple(torch.stack(part) for part in zip(*[own[int(i)] for i in rows], strict=True))
-            for rows in order.split(batch_size)
-        ]
-        return pairs[:count]  # type: ignore[return-value]
+        x, y = images(split)
+        order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
+        return [(x[rows], y[rows]) for rows in order.split(batch_size)][:count]
     stream = tokens(name, split)
     rows = stream[: len(stream) // length * length].view(-1, length)
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
     chosen = [rows[part] for part in order.split(batch_size) if len(part) == batch_size][:count]
     return [{"input_ids": ids, "labels": ids} for ids in chosen]
+
+
+def images(split: Split) -> tuple[Tensor, Tensor]:
+    """The digits of a part, in order: images (n, 1, 8, 8) in [0, 1], and labels (n,)."""
+    x, y = digits()[0 if split == "train" else 1].dataset.tensors  # type: ignore[attr-defined]
+    return x, y
+
+
+def images_fingerprint() -> str:
+    """SHA-256 over the values and labels of all digits, those to train on first."""
+    digest = hashlib.sha256()
+    for split in ("train", "held-out"):
+        for part in images(split):
+            digest.update(part.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def windows(stream: Tensor, batch_size: int = 16) -> list[dict[str, Tensor]]:
+    """A row of tokens cut into batches of whole windows of `CONTEXT`, in order; the cards measure on them."""
+    rows = stream[: len(stream) // CONTEXT * CONTEXT].view(-1, CONTEXT)
+    return [{"input_ids": part} for part in rows.split(batch_size)]
 
 
 @cache
