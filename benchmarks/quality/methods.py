@@ -25,7 +25,7 @@ from pruner.compensation.closed_form import (
     prune_in_order,
     silence,
     solve_consumer,
-    units,
+    walk,
 )
 from pruner.compensation.elimination import eliminate, swapped
 from pruner.compensation.observation import observe
@@ -145,12 +145,9 @@ def _osscar(task: Task) -> None:
         counts = _uniform(task, neurons)
         bench = Bench.of(task.model, neurons, task.groups(neurons), batches)
         work = bench.copy()
-        stages, done = bench.stages(work), -1
+        stages = bench.stages(work)
         gone: dict[str, Tensor] = {}
-        for stage, unit in units(bench.consumers.found, stages):
-            while done < stage - 1:
-                done += 1
-                stages.advance(done)
+        for stage, unit in walk(bench.consumers.found, "OSSCAR", stages):
             observed = observe(neurons, stages, stages, stage, unit)
             ran = [consumer for consumer in unit if consumer.name in observed]
             for name in unit[0].columns:
@@ -159,9 +156,9 @@ def _osscar(task: Task) -> None:
                     gone[name] = swapped(problems, eliminate(problems, counts[name]).order[: counts[name]])[0].cpu()
             for consumer in ran:
                 solve_consumer(work, consumer, observed[consumer.name], gone, ("least squares",))
-            for name in unit[0].columns:
-                if name in gone:
-                    silence(work, neurons[name], gone[name])
+        # Only now: a layer that reads the same neurons later must still find its own weights, which are its target.
+        for name, chosen in gone.items():
+            silence(work, neurons[name], chosen)
         _take_over(task, neurons, bench, work, gone)
 
 
@@ -230,11 +227,8 @@ def _finish(
 
 def _apart(bench: Bench, work: nn.Module, gone: Mapping[str, Tensor], repair: tuple[Any, ...]) -> None:
     """Every layer solved for on what it reads in the dense model."""
-    stages, done = bench.stages(), -1
-    for stage, unit in units(bench.consumers.found, stages):
-        while done < stage - 1:
-            done += 1
-            stages.advance(done)
+    stages = bench.stages()
+    for stage, unit in walk(bench.consumers.found, "Solving", stages):
         observed = observe(bench.neurons, stages, stages, stage, unit)
         for consumer in unit:
             if consumer.name in observed and consumer.columns.keys() & gone.keys():

@@ -1,6 +1,7 @@
 """Which neurons go, and is the model still right?"""
 
 from pruner.apply import check, prune_, pruning_history
+from pruner.captured import capture
 from pruner.checkpoint import Saved, load_pruned, save_pruned
 from pruner.compression import compress
 from pruner.config import (
@@ -19,7 +20,7 @@ from pruner.plan import PruningPlan
 from pruner.prune_result import PruneResult
 from pruner.strategies import GradualPruner, MagnitudePruner, StructuredPruner
 from pruner.validation import PruningValidator, validate_pruning
-from pruner.verification import VerificationReport, capture, verify
+from pruner.verification import VerificationReport, verify
 from pruner.workflow import IntegratedTrackingPruningWorkflow, create_simple_workflow
 
 __all__ = [

@@ -120,6 +120,7 @@ def compress(
         left = left_of(what, model, neurons, batches[0]) if what else None
         budget = _budget(bench, limits, budgets, ratio, left, keep)
         _check_reached(neurons, budget, ratio, what, keep)
+        limits.check({name: range(count) for name, count in budget.counts.items()})
         result = repaired(bench, Wanted({}, budget.counts), effort=effort, seed=seed)
     decision = _decision(neurons, limits, result, {"ratio": ratio, "target": dict(target or {}), "effort": effort})
     answer = carry_out(model, neurons, decision, Execution(settings, dry_run, data, optimizer, store, result.tensors))
@@ -266,7 +267,9 @@ def _decision(neurons: NeuronMap, limits: Limits, result: Repaired, asked: Mappi
         for name in remove
         if not neurons[name].exact
     ]
-    if result.kept == "removed":
+    if remove and not result.held_out:
+        warnings.append("There were too few samples to hold any out, so nothing judged the repair: give more data.")
+    if remove and result.kept == "removed":
         warnings.append("No repair came nearer to the dense model's answers than plain removal; none was made.")
     return Decision(
         plan=PruningPlan(remove, neurons.fingerprint or None, {"strategy": "compress", **asked}),

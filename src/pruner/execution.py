@@ -11,13 +11,14 @@ from torch.optim import Optimizer
 
 from pruner.apply import check, prune_
 from pruner.backup import Backup, by_reference
+from pruner.captured import capture
 from pruner.config import PruningConfig
 from pruner.decision import Decision
 from pruner.log import logger
 from pruner.metrics import count_parameters
 from pruner.repair import Repair
 from pruner.report_text import difference
-from pruner.verification import FailedChecksError, VerificationReport, capture, verify
+from pruner.verification import FailedChecksError, VerificationReport, verify
 from tracker.errors import DataError
 from tracker.neuron_map import NeuronMap
 from tracker.progress import step as long_step

@@ -16,7 +16,7 @@ from pruner.log import logger
 from pruner.plan import PruningPlan
 from tracker.batches import evaluating, iter_batches
 from tracker.caches import decoding_off
-from tracker.errors import NeuronScopeError
+from tracker.errors import DataError
 from tracker.neuron_map import NeuronMap
 from tracker.progress import step as long_step
 
@@ -44,7 +44,7 @@ def repair_for(
         try:
             bench = Bench.of(model, neurons, list(removed), batches)
             return repaired(bench, Wanted(removed, {}), effort=config.repair.effort)
-        except NeuronScopeError:
+        except DataError:
             raise
         except Exception as error:  # noqa: BLE001 (a model's code may do anything when it is run in pieces)
             first_line = next(iter(str(error).splitlines()), "")[:200]

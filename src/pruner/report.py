@@ -14,9 +14,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pruner import report_text as text
+from pruner.captured import PROOF
 from pruner.outputs import RunOutputs, list_runs
 from pruner.results import Measured, Outcome, PrunedLayer, TrackedLayer, WorkflowResults
-from pruner.verification import PROOF
 from tracker.errors import StorageError, nearest
 from tracker.files import read_json, write_json, write_text
 

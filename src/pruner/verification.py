@@ -9,40 +9,30 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from os import PathLike
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pruner.apply import expect_exact, pruning_history
+from pruner.captured import BATCHES, PROOF, Reference, captured_for, inexact_in
 from pruner.checkpoint import load_pruned
 from pruner.difference import Measured, accuracy, between
 from pruner.equivalence import (
     Expected,
     answers,
-    batch_of,
     coarsest_eps,
     compare,
     difference,
     rounding,
 )
-from pruner.masking import maskable, silenced
 from pruner.plan import PruningPlan
-from pruner.repair import Repair, checked, give, repaired_in
-from pruner.skeleton import named_tensors, skeleton
-from pruner.snapshot import Snapshot
+from pruner.skeleton import named_tensors
 from tracker import trial
 from tracker.admission import unwrapped
-from tracker.batches import Batch, iter_batches
-from tracker.discover import example_call, neurons_of
-from tracker.errors import DataError, NeuronScopeError, VerificationError
+from tracker.errors import NeuronScopeError, VerificationError
 from tracker.neuron_map import NeuronMap, Site
 from tracker.sizes import read_path
-
-BATCHES = 4
-PROOF = "sliced equals masked"  # the check that makes the others a proof
 
 
 @dataclass(frozen=True)
@@ -107,81 +97,6 @@ class FailedChecksError(VerificationError):
         self.plan = plan
 
 
-@dataclass(frozen=True)
-class Reference:
-    """What `verify` has to know of the dense model: its bones, the plan, and its answers.
-
-    `dense` are the answers of the dense model to each batch; `masked` what the pruned model has to answer (see
-    `expect_exact`), None where no layer in the plan is exact. Where some layers in it are exact and some are not,
-    `zeroed` are the answers with only the neurons of the exact ones zeroed. `skeleton` has the dense model's shapes and
-    no weights.
-    """
-
-    skeleton: nn.Module
-    neurons: NeuronMap | None
-    removed: Mapping[str, Tensor]
-    batches: tuple[Batch, ...]
-    dense: tuple[Mapping[str, Tensor], ...]
-    masked: tuple[Expected, ...] | None
-    zeroed: tuple[Mapping[str, Tensor], ...] | None
-    not_checked: tuple[str, ...]
-
-
-def capture(
-    model: nn.Module,
-    plan: PruningPlan | None,
-    neurons: NeuronMap | None = None,
-    data_loader: Iterable[Any] | None = None,
-    *,
-    batches: int | None = BATCHES,
-    repair: Repair | None = None,
-) -> Reference:
-    """Remember the dense model, before `plan` is carried out on it or on a copy.
-
-    Args:
-        model: the dense model.
-        plan: what will be removed; None where it is not known, which leaves out what only a plan can tell.
-        neurons: its neuron map; by default the one last discovered, else it is discovered now.
-        data_loader: real data. Without it, the example inputs of the discovery.
-        batches: how many batches of the loader to use; None for all. Their answers are kept in memory.
-        repair: the new values of weights that `prune_` will be given: what is masked is the repaired model.
-
-    Raises:
-        PlanError: the plan does not fit the model.
-        DataError: the loader is empty, or data or answers are not finite.
-        VerificationError: a neuron to be masked is never read by these data.
-    """
-    model = unwrapped(model)
-    found = None if plan is None and neurons is None else neurons_of(model, neurons, data_loader=data_loader)
-    removed = plan.resolve(found) if plan is not None and found is not None else {}
-    chosen = _batches(model, data_loader, batches)
-    inexact = _inexact(found, removed)
-    exact = {name: gone for name, gone in removed.items() if name not in inexact}
-    masked: tuple[Expected, ...] | None = None
-    zeroed: tuple[Mapping[str, Tensor], ...] | None = None
-    unmasked = {name: note for name, note in inexact.items() if found is None or not maskable(found[name])}
-    not_checked = tuple(f"{PROOF}: layer '{name}' is not exact ({note})" for name, note in unmasked.items())
-    if plan is None:
-        not_checked = ("neuron counts: no plan was given", f"{PROOF}: no plan was given")
-    elif found is not None and (len(unmasked) < len(removed) or not removed):
-        with Snapshot() as snapshot:
-            give(model, checked(model, repair), snapshot)
-            masked = expect_exact(model, found, removed, chosen)
-            if inexact and exact:
-                with silenced(model, found, exact):
-                    zeroed = tuple(answers(model, batch) for batch in chosen)
-    return Reference(
-        skeleton=skeleton(model),
-        neurons=found,
-        removed=removed,
-        batches=chosen,
-        dense=tuple(answers(model, batch) for batch in chosen),
-        masked=masked,
-        zeroed=zeroed,
-        not_checked=not_checked,
-    )
-
-
 def verify(
     pruned_model: nn.Module,
     original_model: nn.Module | Reference,
@@ -200,6 +115,9 @@ def verify(
     from there answers the same, bit for bit. What layers that are not exact change is only measured; the others are
     proven in the model that has lost these already.
 
+    Where the pruned model's record names tensors that were given new values (a repair), these are taken from it as they
+    are: what is proven then is that it computes what the dense model with these values and the neurons zeroed does.
+
     A check that fails is in the report; only bad arguments are errors. Both models are left as they are.
 
     Args:
@@ -213,7 +131,7 @@ def verify(
     if isinstance(original_model, Reference):
         reference = original_model
     else:
-        reference = _captured(pruned, original_model, plan, neurons, data_loader, batches)
+        reference = captured_for(pruned, original_model, plan, neurons, data_loader, batches)
     found = reference.neurons
     checks = [
         _checked("structure", lambda: _structure(pruned, reference)),
@@ -228,24 +146,6 @@ def verify(
         checks.append(_checked("save and load", lambda: _save_and_load(pruned, reference, checkpoint)))
     runs = all(check.passed for check in checks[:2])
     return VerificationReport(tuple(checks), reference.not_checked, _measured(pruned, reference) if runs else None)
-
-
-def _captured(
-    pruned: nn.Module,
-    dense: nn.Module,
-    plan: PruningPlan | None,
-    neurons: NeuronMap | None,
-    data_loader: Iterable[Any] | None,
-    batches: int | None,
-) -> Reference:
-    """What `capture` remembers of the dense model, with the repair that the pruned one says it has had."""
-    names = {name for record in pruning_history(pruned) for name in record.get("repaired", ())}
-    if plan is None or not names:
-        return capture(dense, plan, neurons, data_loader, batches=batches)
-    bare = unwrapped(dense)
-    found = neurons_of(bare, neurons, data_loader=data_loader)
-    repair = repaired_in(pruned, bare, found, plan.resolve(found), names)
-    return capture(dense, plan, found, data_loader, batches=batches, repair=repair)
 
 
 _Outcome = tuple[bool, str, dict[str, Any]]
@@ -263,13 +163,8 @@ def _checked(name: str, outcome: Callable[[], _Outcome]) -> Check:
     return Check(name, passed, detail, measured)
 
 
-def _inexact(neurons: NeuronMap | None, removed: Mapping[str, Tensor]) -> dict[str, str]:
-    """The layers that lose neurons and are not exact, and why they are not."""
-    return {} if neurons is None else {name: neurons[name].note for name in removed if not neurons[name].exact}
-
-
 def _measured(pruned: nn.Module, reference: Reference) -> Measured | None:
-    layers, dense, batches = _inexact(reference.neurons, reference.removed), reference.dense, reference.batches
+    layers, dense, batches = inexact_in(reference.neurons, reference.removed), reference.dense, reference.batches
     if not layers:
         return None
     after = [answers(pruned, batch) for batch in batches]
@@ -386,17 +281,6 @@ def _identical(one: Tensor, other: Tensor | None) -> bool:
     if other is None or one.dtype != other.dtype or one.shape != other.shape:
         return False
     return torch.equal(*(tensor.detach().reshape(-1).view(torch.uint8) for tensor in (one, other)))
-
-
-def _batches(model: nn.Module, data_loader: Iterable[Any] | None, count: int | None) -> tuple[Batch, ...]:
-    if data_loader is not None:
-        return tuple(islice(iter_batches(data_loader, model), count))
-    if example_call(model) is None:
-        neurons_of(model)
-    call = example_call(model)
-    if call is None:
-        raise DataError("There are no data to verify with.", hint="Pass a data_loader.")
-    return (batch_of(call, model),)
 
 
 def _expected_shapes(reference: Reference) -> dict[str, tuple[int, ...]]:

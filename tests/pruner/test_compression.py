@@ -114,6 +114,21 @@ def test_a_target_is_the_share_that_is_left(trained: dict[str, Tensor], what: st
         assert count_parameters(model) / before == pytest.approx(0.6, abs=0.03)
 
 
+def test_what_an_earlier_forward_left_in_the_model_does_no_harm(trained: dict[str, Tensor]) -> None:
+    model = net(trained)
+    left = model(data()[0])
+    model.last = left  # part of a graph: it cannot be copied
+    assert pruner.compress(model, data(), ratio=0.5, effort="low")["neurons_pruned"] == 40
+    assert model.last is left
+
+
+def test_too_few_samples_to_judge_by_are_pointed_out(trained: dict[str, Tensor]) -> None:
+    results = pruner.compress(net(trained), [data()[0][:5]], ratio=0.5, effort="low")
+    assert "too few samples" in " ".join(results["warnings"])
+    assert results["repair"]["held_out"] == 0
+    assert not pruner.compress(net(trained), data(), ratio=0.0, effort="low")["warnings"]
+
+
 def test_widths_are_rounded(trained: dict[str, Tensor]) -> None:
     model = net(trained)
     pruner.compress(model, data(), ratio=0.5, round_to=8, effort="low")
@@ -173,6 +188,7 @@ def _once() -> Iterator[Any]:
         ({"ratio": 0.5, "target": {"params": 0.5}}, PlanError, "either a ratio or a target"),
         ({"ratio": 1.5}, PlanError, "ratio = 1.5"),
         ({"ratio": 0.99}, PlanError, "max_sparsity_per_layer"),
+        ({"ratio": 0.85}, PlanError, "max_pruning_ratio"),
         ({"target": {"size": 0.5}}, PlanError, "not understood"),
         ({"target": {"params": 50}}, PlanError, "is not a number between 0 and 1"),
         ({"target": {"params": 0.01}}, PlanError, "are left"),

@@ -8,11 +8,12 @@ from tests.pruner import small_cnn
 from torch import Tensor, nn
 
 from pruner.apply import check, prune_, pruning_history
+from pruner.captured import capture
 from pruner.checkpoint import load_pruned, save_pruned
 from pruner.masking import silenced
 from pruner.plan import PruningPlan
 from pruner.repair import repaired_in
-from pruner.verification import capture, verify
+from pruner.verification import verify
 from tracker.discover import discover
 from tracker.errors import DataError, PlanError
 

@@ -10,10 +10,11 @@ from tests.pruner.small_models import CASES, ResidualCNN, case
 from torch import nn
 
 from pruner.apply import prune_
+from pruner.captured import Reference, capture
 from pruner.checkpoint import save_pruned
 from pruner.masking import masked
 from pruner.plan import PruningPlan
-from pruner.verification import Check, Reference, VerificationReport, capture, verify
+from pruner.verification import Check, VerificationReport, verify
 from tracker.discover import discover, forget
 from tracker.errors import DataError, PlanError, VerificationError
 from tracker.neuron_map import NeuronMap

@@ -14,6 +14,7 @@ from pruner.compensation.calibration import Calibration, calibration
 from pruner.compensation.consumers import Consumers, consumers_of, norms_behind
 from pruner.compensation.distance import answer, distance, spread
 from pruner.compensation.stages import Course, Stages, course_of
+from pruner.skeleton import plain_tensors
 from tracker.batches import Batch, forward
 from tracker.neuron_map import NeuronMap
 
@@ -76,7 +77,13 @@ class Bench:
 
     def copy(self) -> nn.Module:
         """A copy to change, without gradients."""
-        twin = copy.deepcopy(self.model)
-        for parameter in twin.parameters():
-            parameter.grad = None
-        return twin
+        return copied(self.model)
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy of a model, without gradients, and cut off from what an earlier forward left in it."""
+    left_over = {id(x): x.detach().clone() for _, x in plain_tensors(model) if not x.is_leaf}
+    twin = copy.deepcopy(model, left_over)
+    for parameter in twin.parameters():
+        parameter.grad = None
+    return twin

@@ -69,6 +69,17 @@ def units(consumers: Sequence[Consumer], stages: Stages) -> Iterator[tuple[int, 
             yield stage, unit
 
 
+def walk(consumers: Sequence[Consumer], description: str, *together: Stages) -> Iterator[tuple[int, list[Consumer]]]:
+    """The same, with all of these stages, of one course, advanced to the block whose turn it is."""
+    done = -1
+    for stage, unit in progress(list(units(consumers, together[0])), description):
+        while done < stage - 1:
+            done += 1
+            for stages in together:
+                stages.advance(done)
+        yield stage, unit
+
+
 def prune_in_order(
     dense: Stages,
     pruned: Stages,
@@ -85,16 +96,11 @@ def prune_in_order(
     """
     gone: dict[str, Tensor] = {}
     solved: list[SolvedLayer] = []
-    done = -1
-    everything = list(units(consumers.found, dense))
     for group in neurons:  # those that nobody can be solved for
         if group.name in wanted.neurons and not consumers.reading(group.name):
             gone[group.name] = wanted.neurons[group.name]
             silence(pruned.model, group, gone[group.name])
-    for stage, unit in progress(everything, "Solving"):
-        while done < stage - 1:
-            done += 1
-            _advance(dense, pruned, done)
+    for stage, unit in walk(consumers.found, "Solving", dense, pruned):
         reads = [name for name in unit[0].columns if name in wanted.groups]
         if not reads:
             continue
@@ -108,12 +114,6 @@ def prune_in_order(
         for name in reads:
             silence(pruned.model, neurons[name], gone[name])
     return gone, solved
-
-
-def _advance(dense: Stages, pruned: Stages, stage: int) -> None:
-    dense.advance(stage)
-    if pruned is not dense:
-        pruned.advance(stage)
 
 
 def _chosen(

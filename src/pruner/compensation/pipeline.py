@@ -51,7 +51,8 @@ class Repaired:
     `gone` are the neurons, `tensors` the new values in the dense model's shapes. `layers` say how each consumer was
     solved for, `blocks` what training them brought, and `left_out` which weights could not be solved for, and why.
     `distances` are those of the answers to the dense model's on samples held out, after each step tried (see
-    `distance`), and `kept` is the step that was best.
+    `distance`), and `kept` is the step that was best. `samples` is how many there were, joined ones included, and
+    `held_out` how many of them only judged.
     """
 
     gone: Mapping[str, Tensor]
@@ -62,6 +63,7 @@ class Repaired:
     distances: Mapping[str, float]
     kept: str
     samples: int
+    held_out: int
 
     def to_json(self) -> dict[str, Any]:
         """All of it but the tensors, as JSON-ready data."""
@@ -69,6 +71,7 @@ class Repaired:
             "kept": self.kept,
             "distances": dict(self.distances),
             "samples": self.samples,
+            "held_out": self.held_out,
             "layers": [
                 {
                     "consumer": layer.consumer,
@@ -124,6 +127,7 @@ def repaired(bench: Bench, wanted: Wanted, *, effort: str = "default", seed: int
         distances=steps.distances,
         kept=steps.best,
         samples=sum(map(samples_of, bench.data.batches)),
+        held_out=sum(samples_of(bench.data.batches[number]) for number in bench.data.held),
     )
 
 
@@ -183,7 +187,7 @@ def _train(bench: Bench, pruned: nn.Module, work: Work, seed: int, steps: _Steps
     own = _trainable(pruned, bench.course.blocks)
     everything = [parameter for parameters in own.values() for parameter in parameters]
     ids = set(map(id, everything))
-    names = {name for name, tensor in pruned.named_parameters() if id(tensor) in ids} | set(steps.values[steps.best])
+    names = {name for name, tensor in pruned.named_parameters() if id(tensor) in ids}.union(*steps.values.values())
     blocks = reconstruct_blocks(
         bench.stages(),
         bench.stages(pruned),

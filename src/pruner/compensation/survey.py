@@ -6,10 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from pruner.compensation.bench import Bench
-from pruner.compensation.closed_form import units
+from pruner.compensation.closed_form import walk
 from pruner.compensation.consumers import Consumer
 from pruner.compensation.observation import Observed, observe
-from tracker.progress import progress
 
 
 class Surveyed(NamedTuple):
@@ -28,11 +27,7 @@ def survey(bench: Bench) -> Iterator[Surveyed]:
     stages, consumers = bench.stages(), bench.consumers
     observed: dict[str, Observed] = {}
     waiting = {name: {c.name for c in consumers.reading(name)} for name in bench.groups if consumers.reading(name)}
-    done = -1
-    for stage, unit in progress(list(units(consumers.found, stages)), "Looking at what layers read"):
-        while done < stage - 1:
-            done += 1
-            stages.advance(done)
+    for stage, unit in walk(consumers.found, "Looking at what layers read", stages):
         if not any(name in waiting for consumer in unit for name in consumer.columns):
             continue
         observed |= observe(bench.neurons, stages, stages, stage, unit)

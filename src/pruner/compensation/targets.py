@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from math import prod
 
@@ -10,6 +9,7 @@ import torch
 from torch import nn
 
 from pruner.apply import prune_
+from pruner.compensation.bench import copied
 from pruner.metrics import count_flops, count_parameters, latencies_ms
 from pruner.plan import PruningPlan
 from tracker import trial
@@ -62,6 +62,6 @@ def parameters_left(model: nn.Module, neurons: NeuronMap, counts: Mapping[str, i
 
 
 def _small(model: nn.Module, neurons: NeuronMap, counts: Mapping[str, int]) -> nn.Module:
-    twin = copy.deepcopy(model)
+    twin = copied(model)
     prune_(twin, PruningPlan({name: range(count) for name, count in counts.items() if count}), neurons, proof=False)
     return twin
