@@ -60,6 +60,7 @@ bench: setup ## Measure the cost of tracking and the gain of pruning
 	$(BIN)/python benchmarks/pruning.py
 
 bench-quality: setup ## Measure the quality kept, by us and by the field, on five trained models; goes on where it was
+	$(BIN)/python -m pip install --quiet --no-deps torch-pruning==1.6.1
 	$(BIN)/python -m benchmarks.quality
 
 reference: setup ## Train the models that come with the package anew (an hour or two on a CPU)

@@ -26,6 +26,8 @@ from tracker.progress import set_enabled
 
 CORE = (0.5, 0.3, 0.7, 0.2)
 SLOW = ("ours default", "ours high")
+ELSEWHERE = ", calibrated elsewhere"
+TRANSFERRED = ("wanda + least squares", "flap", "obs + least squares", "osscar", "ours low", "ours default")
 
 
 def main() -> None:
@@ -70,6 +72,8 @@ def _cells(found: dict[str, Subject], options: argparse.Namespace) -> Iterator[C
                     for kind in subject.kinds
                     if kind != core[name]
                 )
+            for method in TRANSFERRED:
+                yield from (Cell(name, core[name], 0.5, f"{method}{ELSEWHERE}", 0) for name in found)
 
 
 def _measure(options: argparse.Namespace) -> None:
@@ -85,13 +89,15 @@ def _measure(options: argparse.Namespace) -> None:
         subject = found[cell.subject]
         if cell.subject not in dense:
             dense[cell.subject] = subject.quality(subject.load())
-        store.add(cell, _run(cell, subject, ways[cell.method], dense[cell.subject], options.threads))
+        store.add(
+            cell, _run(cell, subject, ways[cell.method.removesuffix(ELSEWHERE)], dense[cell.subject], options.threads)
+        )
         print(name, cell.seed, flush=True)
 
 
 def _run(cell: Cell, subject: Subject, method: object, dense: dict[str, float], threads: int) -> dict[str, object]:
     model = subject.load()
-    data = subject.calibration(cell.seed)
+    data = (subject.elsewhere if cell.method.endswith(ELSEWHERE) else subject.calibration)(cell.seed)
     before = count_parameters(model)
     start = time.perf_counter()
     try:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.quality.torch_pruning_masks import masks
 from torch import Tensor, nn
 
 import pruner
@@ -70,6 +71,9 @@ def methods() -> dict[str, Method]:
     found["flap + closed form"] = _flap(METHODS)
     found["obs + least squares"] = _selected("obs", repair=("least squares",), in_order=False)
     found["wanda + least squares"] = _selected("wanda", repair=("least squares",), in_order=False)
+    for name in ("magnitude", "taylor"):
+        found[f"torch-pruning {name}"] = _torch_pruning(name, repair=())
+        found[f"torch-pruning {name} + closed form"] = _torch_pruning(name, repair=METHODS)
     found["osscar"] = _osscar
     found["modegpt-I"] = _modegpt
     found["ours low"] = _ours("low")
@@ -107,6 +111,20 @@ def _selected(name: str, repair: tuple[Any, ...], in_order: bool = True) -> Meth
             scores = criteria.find(name)(Evidence(task.model, neurons, batches, task.seed))
             gone = {group: scores[group].argsort()[:count] for group, count in _uniform(task, neurons).items()}
             _finish(task, neurons, batches, gone, repair, in_order)
+
+    return run
+
+
+def _torch_pruning(criterion: str, repair: tuple[Any, ...]) -> Method:
+    """Torch-Pruning's masks; the repair then is ours."""
+
+    def run(task: Task) -> None:
+        neurons = task.neurons()
+        with evaluating(task.model):
+            batches = list(iter_batches(task.data, task.model))
+            groups = task.groups(neurons)
+            gone = masks(task.model, neurons, groups, batches, task.ratio, criterion, task.seed)
+            _finish(task, neurons, batches, gone, repair)
 
     return run
 

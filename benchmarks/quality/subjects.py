@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neuronscope import reference
+from neuronscope.reference.architectures import CONTEXT
 from tracker.batches import evaluating, logits
 
 TOKENS = 128
@@ -27,11 +29,12 @@ IMAGES = 512
 
 @dataclass(frozen=True)
 class Subject:
-    """A model as it is loaded, its calibration batches by seed, and its quality: the loss first, more is worse."""
+    """A model as it is loaded, its calibration batches by seed, such from elsewhere, and its quality by name."""
 
     name: str
     load: Callable[[], nn.Module]
     calibration: Callable[[int], list[Any]]
+    elsewhere: Callable[[int], list[Any]]
     quality: Callable[[nn.Module], dict[str, float]]
     unit: str
     kinds: tuple[str, ...]
@@ -53,9 +56,17 @@ def _language_model(name: str) -> Subject:
     def quality(model: nn.Module) -> dict[str, float]:
         return reference.measured(model, reference.batches(name, "held-out", count=TOKENS // 16, seed=0))
 
+    def elsewhere(seed: int) -> list[Any]:
+        tokenizer = reference.load(name).tokenizer
+        rows = torch.tensor([token for text in _numpy_sources() for token in tokenizer(text)["input_ids"]])
+        rows = rows[: len(rows) // CONTEXT * CONTEXT].view(-1, CONTEXT)
+        chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:TOKENS]
+        return [{"input_ids": rows[part]} for part in chosen.split(16)]
+
     return Subject(
         name=name,
         load=lambda: reference.load(name).model,
+        elsewhere=elsewhere,
         calibration=lambda seed: [
             {"input_ids": batch["input_ids"]}  # type: ignore[call-overload]
             for batch in reference.batches(name, "train", count=TOKENS // 16, seed=seed)
@@ -70,12 +81,14 @@ def _classifier(name: str, kinds: tuple[str, ...]) -> Subject:
     def quality(model: nn.Module) -> dict[str, float]:
         return reference.measured(model, reference.batches(name, "held-out", batch_size=64))
 
+    def calibration(seed: int) -> list[Any]:
+        return [batch[0] for batch in reference.batches(name, "train", batch_size=64, count=IMAGES // 64, seed=seed)]
+
     return Subject(
         name=name,
         load=lambda: reference.load(name).model,
-        calibration=lambda seed: [
-            batch[0] for batch in reference.batches(name, "train", batch_size=64, count=IMAGES // 64, seed=seed)
-        ],
+        calibration=calibration,
+        elsewhere=lambda seed: [images.flip(-1) for images in calibration(seed)],
         quality=quality,
         unit="nats an image",
         kinds=kinds,
@@ -119,12 +132,15 @@ def encoder() -> Subject:
         loss = 1 - float((found * truth).sum(1).mean())
         return {"loss": loss, "accuracy": float((near[0] == near[1]).float().mean())}
 
-    def calibration(seed: int) -> list[Any]:
-        own = everything[100:]
-        chosen = random.Random(seed).sample(own, TEXTS)
-        return _encoded(tokenizer, sorted(chosen, key=len))
+    def calibration(seed: int, own: Sequence[str] = everything[100:]) -> list[Any]:
+        return _encoded(tokenizer, sorted(random.Random(seed).sample(own, TEXTS), key=len))
 
-    return Subject("minilm", lambda: Encoder().eval(), calibration, quality, "1 − cosine", ("mlp", "attention"))
+    def elsewhere(seed: int) -> list[Any]:
+        return calibration(seed, _docstrings(_numpy_sources()))
+
+    return Subject(
+        "minilm", lambda: Encoder().eval(), calibration, elsewhere, quality, "1 − cosine", ("mlp", "attention")
+    )
 
 
 def _encoded(tokenizer: Any, texts: Sequence[str]) -> list[Any]:
@@ -139,10 +155,14 @@ def _encoded(tokenizer: Any, texts: Sequence[str]) -> list[Any]:
 
 def docstrings() -> list[str]:
     """Documentation strings of the standard library's modules, shuffled once and for all."""
+    paths = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
+    return _docstrings([path.read_text(encoding="utf-8", errors="replace") for path in paths])
+
+
+def _docstrings(sources: Sequence[str]) -> list[str]:
     found: set[str] = set()
-    for path in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8", errors="replace"))
-        for node in ast.walk(tree):
+    for source in sources:
+        for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module):
                 text = ast.get_docstring(node)
                 if text and 80 < len(text) < 1500:
@@ -150,3 +170,9 @@ def docstrings() -> list[str]:
     ordered = sorted(found)
     random.Random(0).shuffle(ordered)
     return ordered
+
+
+def _numpy_sources() -> list[str]:
+    """Another source than any model here was trained on."""
+    root = Path(numpy.__file__).parent
+    return [path.read_text(encoding="utf-8", errors="replace") for path in sorted(root.glob("lib/*.py"))]

@@ -46,7 +46,7 @@ def taylor(evidence: Evidence) -> Scores:
         with torch.enable_grad(), _all_trainable(evidence):
             groups = [g for g in evidence.neurons if g.reads]
             with tap(evidence.model, groups, visit):
-                loss = _loss(forward(evidence.model, batch), batch, random)
+                loss = drawn_loss(forward(evidence.model, batch), batch, random)
                 parameters = [p for p in evidence.model.parameters() if p.requires_grad]
                 torch.autograd.grad(loss, parameters, allow_unused=True)
         for name, product in sums.items():
@@ -69,7 +69,7 @@ class _all_trainable:  # noqa: N801 (a context manager)
             parameter.requires_grad_(required)
 
 
-def _loss(output: Any, batch: Batch, random: torch.Generator) -> Tensor:
+def drawn_loss(output: Any, batch: Batch, random: torch.Generator) -> Tensor:
     """A sum over samples, so that each one's gradient is its own."""
     own = getattr(output, "loss", None)
     said = answer(output, batch)
