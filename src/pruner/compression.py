@@ -18,7 +18,7 @@ from pruner.compensation.bench import Bench
 from pruner.compensation.budgets import BUDGETS, Layer
 from pruner.compensation.closed_form import Wanted
 from pruner.compensation.curves import Curve, curves_of
-from pruner.compensation.pipeline import Repaired, effort_of, repaired
+from pruner.compensation.pipeline import Repaired, announced, effort_of, repaired
 from pruner.compensation.targets import Left, checked_target, left_of, parameters_left
 from pruner.config import PruningConfig, create_default_config
 from pruner.current_map import current_map
@@ -80,12 +80,12 @@ def compress(
         seed: of all random numbers.
 
     Returns:
-        The results of `PruningEngine`, and with them `budgets` (the share each layer lost, and its cost curve) and
-        `repair` (see `Repaired.to_json`).
+        The results of `PruningEngine`, and with them `budgets` (the share each layer lost, and its cost curve),
+        `repair` (see `Repaired.to_json`) and `memory` (the bytes reckoned with beside the model, see `Footprint`).
 
     Raises:
         PlanError: neither or both of `ratio` and `target`, or more than the limits allow.
-        ConfigError: an unknown effort, budget or kind.
+        ConfigError: an unknown effort, budget or kind, or more memory needed than is free.
         DataError: no data, data that can be gone through only once, NaN or Inf.
         DiscoveryError, UnknownLayerError, VerificationError: as `PruningEngine` raises them.
     """
@@ -117,6 +117,7 @@ def compress(
         batches = list(iter_batches(data, model))
         groups = [name for name in limits.current if name in limits.open and limits.room[name] > 0]
         bench = Bench.of(model, neurons, groups, batches)
+        memory = announced(bench, effort)
         left = left_of(what, model, neurons, batches[0]) if what else None
         budget = _budget(bench, limits, budgets, ratio, left, keep)
         _check_reached(neurons, budget, ratio, what, keep)
@@ -124,7 +125,7 @@ def compress(
         result = repaired(bench, Wanted({}, budget.counts), effort=effort, seed=seed)
     decision = _decision(neurons, limits, result, {"ratio": ratio, "target": dict(target or {}), "effort": effort})
     answer = carry_out(model, neurons, decision, Execution(settings, dry_run, data, optimizer, store, result.tensors))
-    return answer | {"budgets": budget.to_json(), "repair": result.to_json()}
+    return answer | {"budgets": budget.to_json(), "repair": result.to_json(), "memory": memory._asdict()}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import nn
 
 from pruner.compensation.bench import Bench
 from pruner.compensation.closed_form import Wanted
-from pruner.compensation.pipeline import Repaired, repaired
+from pruner.compensation.pipeline import Repaired, announced, repaired
 from pruner.config import PruningConfig
 from pruner.log import logger
 from pruner.plan import PruningPlan
@@ -43,6 +43,7 @@ def repair_for(
         batches = list(islice(iter_batches(data_loader, model), BATCHES))
         try:
             bench = Bench.of(model, neurons, list(removed), batches)
+            announced(bench, config.repair.effort)
             return repaired(bench, Wanted(removed, {}), effort=config.repair.effort)
         except DataError:
             raise

@@ -75,6 +75,11 @@ class Bench:
         """The model, or a copy that was changed, to be run block by block."""
         return Stages(self.model if model is None else model, self.course, self.data)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return next((x.device for x in self.model.parameters()), torch.device("cpu"))
+
     def copy(self) -> nn.Module:
         """A copy to change, without gradients."""
         return copied(self.model)

@@ -24,6 +24,7 @@ from pruner.compensation.batch_norms import reestimate, tracking
 from pruner.compensation.bench import Bench
 from pruner.compensation.calibration import calibration, samples_of
 from pruner.compensation.closed_form import SolvedLayer, Wanted, prune_in_order, silence
+from pruner.compensation.footprint import Footprint, announce, footprint
 from pruner.compensation.reconstruction import Trained, reconstruct_answers, reconstruct_blocks
 from pruner.plan import PruningPlan
 from pruner.repair import repaired_in, tensors_of
@@ -101,6 +102,14 @@ def effort_of(name: str) -> Work:
     return EFFORTS[name]
 
 
+def announced(bench: Bench, effort: str) -> Footprint:
+    """The memory that an effort takes, logged; raises `ConfigError` where that is more than is free."""
+    work = effort_of(effort)
+    needed = footprint(bench, work.copies, training=work.block_steps > 0)
+    announce(needed, bench.device)
+    return needed
+
+
 def repaired(bench: Bench, wanted: Wanted, *, effort: str = "default", seed: int = 0) -> Repaired:
     """Choose what is wanted by number, and find the values that the weights which stay should have.
 
@@ -120,7 +129,7 @@ def repaired(bench: Bench, wanted: Wanted, *, effort: str = "default", seed: int
             blocks = _train(bench, pruned, work, seed, steps)
     return Repaired(
         gone=gone,
-        tensors=steps.values[steps.best],
+        tensors=steps.tensors,
         layers=tuple(layers),
         blocks=tuple(blocks),
         left_out=bench.consumers.left_out,
@@ -132,37 +141,49 @@ def repaired(bench: Bench, wanted: Wanted, *, effort: str = "default", seed: int
 
 
 class _Steps:
-    """What was tried: the distance of the answers after each step, and the values that the weights had."""
+    """What was tried: the distance of the answers after each step, and the values the weights had after the best."""
 
     def __init__(self, bench: Bench, gone: Mapping[str, Tensor]) -> None:
         self._bench, self._gone = bench, gone
         silent = bench.copy()
         for name, chosen in gone.items():
             silence(silent, bench.neurons[name], chosen)
-        self._silent = tensors_of(silent)
         self.distances = {"removed": bench.near(silent)}
-        self.values: dict[str, Mapping[str, Tensor]] = {"removed": {}}
-
-    @property
-    def best(self) -> str:
-        """The step after which the answers were nearest."""
-        return min(self.distances, key=lambda step: self.distances[step])
+        self.best = "removed"
+        self.tensors: Mapping[str, Tensor] = {}
+        self.names: set[str] = set()  # of the tensors that any step has changed
+        self._zeroed: dict[str, dict[int, Tensor]] = {}
+        for name, chosen in gone.items():
+            slices = bench.neurons[name].slices(chosen)
+            for site in bench.neurons[name].consumers:
+                places = self._zeroed.setdefault(site.parameter, {})
+                places[site.dim] = torch.cat([places.get(site.dim, slices[site][:0]), slices[site]])
 
     def note(self, step: str, model: nn.Module, values: Mapping[str, Tensor]) -> None:
-        """Look at what a step has made of the model."""
+        """Look at what a step has made of the model, and keep it if it is the best so far."""
         distance = self._bench.near(model)
         self.distances[step] = distance if math.isfinite(distance) else math.inf
-        self.values[step] = values
+        self.names.update(values)
+        if self.distances[step] < self.distances[self.best]:
+            self.best, self.tensors = step, values
 
     def changed(self, model: nn.Module) -> dict[str, Tensor]:
         """The tensors of a model of dense shape, each once, that are not what zeroing alone would leave."""
+        dense = tensors_of(self._bench.model)
         seen: set[int] = set()
         found = {}
         for name, tensor in tensors_of(model).items():
-            if id(tensor) not in seen and not torch.equal(tensor, self._silent[name]):
+            if id(tensor) not in seen and not torch.equal(tensor, self._silent(name, dense[name])):
                 found[name] = tensor.detach().clone()
             seen.add(id(tensor))
         return found
+
+    def _silent(self, name: str, dense: Tensor) -> Tensor:
+        places = self._zeroed.get(name, {})
+        silent = dense.detach().clone() if places else dense
+        for dim, positions in places.items():
+            silent.index_fill_(dim, positions.to(dense.device), 0)
+        return silent
 
     def scattered(self, pruned: nn.Module, names: Collection[str]) -> dict[str, Tensor]:
         """The values in a sliced model, in the shapes of the dense one."""
@@ -187,7 +208,7 @@ def _train(bench: Bench, pruned: nn.Module, work: Work, seed: int, steps: _Steps
     own = _trainable(pruned, bench.course.blocks)
     everything = [parameter for parameters in own.values() for parameter in parameters]
     ids = set(map(id, everything))
-    names = {name for name, tensor in pruned.named_parameters() if id(tensor) in ids}.union(*steps.values.values())
+    names = {name for name, tensor in pruned.named_parameters() if id(tensor) in ids} | steps.names
     blocks = reconstruct_blocks(
         bench.stages(),
         bench.stages(pruned),

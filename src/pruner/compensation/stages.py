@@ -31,12 +31,14 @@ class Inputs(NamedTuple):
 
 class Course(NamedTuple):
     """How a model runs: its blocks in running order (none: it has to run as a whole), whether all that a block needs is
-    what the one before it wrote, and when each module is first called.
+    what the one before it wrote, when each module is first called, and how many bytes have to be remembered of a batch
+    like the first one.
     """
 
     blocks: tuple[str, ...]
     chain: bool
     first_call: dict[str, int]
+    remembered: int = 0
 
 
 class _DoneError(Exception):
@@ -51,7 +53,7 @@ class Stages:
 
     def __init__(self, model: nn.Module, course: Course, data: Calibration) -> None:
         self.model, self.data, self.batches = model, data, data.batches
-        self.blocks, self._chain, self.first_call = course
+        self.blocks, self._chain, self.first_call, _ = course
         self._written: list[dict[int, Any]] = [{} for _ in data.batches]
 
     def __len__(self) -> int:
@@ -168,7 +170,7 @@ def course_of(model: nn.Module, modules: Collection[str], batches: Sequence[Batc
     covered = all(any(_within(module, block) for block in blocks) for module in modules)
     if not covered or len(blocks) < 2 or any(len(calls[block]) != 1 for block in blocks):
         return Course((), True, first)
-    return Course(*_checked(model, tuple(blocks), batches[0]), first)
+    return _checked(model, tuple(blocks), batches[0], first)
 
 
 def _calls(model: nn.Module, batch: Batch) -> dict[str, list[int]]:
@@ -220,8 +222,8 @@ def _within(name: str, outer: str) -> bool:
     return not outer or name == outer or name.startswith(f"{outer}.")
 
 
-def _checked(model: nn.Module, blocks: tuple[str, ...], batch: Batch) -> tuple[tuple[str, ...], bool]:
-    """The blocks if they are called with the same whether those before them run or are skipped, and if so, a chain."""
+def _checked(model: nn.Module, blocks: tuple[str, ...], batch: Batch, first: dict[str, int]) -> Course:
+    """A course of these blocks if they are called with the same whether those before them run or are skipped."""
     given: dict[str, Inputs] = {}
     written: dict[int, Any] = {}
     with ExitStack() as stack:
@@ -244,10 +246,11 @@ def _checked(model: nn.Module, blocks: tuple[str, ...], batch: Batch) -> tuple[t
             alone = inputs_of(model, blocks, {**older, stage - 1: written[stage - 1]}, batch, stage)
             chain = chain and _same(alone, given[blocks[stage]])
             if not chain and not _same(inputs_of(model, blocks, written, batch, stage), given[blocks[stage]]):
-                return (), True
+                return Course((), True, first)
         except Exception:  # noqa: BLE001 (the model's code may need what a skipped block does in any way)
-            return (), True
-    return blocks, chain
+            return Course((), True, first)
+    sizes = [sum(x.nbytes for x in tree_leaves(output) if isinstance(x, Tensor)) for output in written.values()]
+    return Course(blocks, chain, first, max(sizes) if chain else sum(sizes))
 
 
 def _same(one: Inputs, other: Inputs) -> bool:
