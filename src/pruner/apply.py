@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.utils._pytree import tree_leaves
 
+from pruner.companions import Along, Companions
 from pruner.equivalence import Agreement, Expected, batch_of, compare, expect, unproven
 from pruner.masking import maskable, reads_after
 from pruner.memory import check_alone
 from pruner.plan import PruningPlan
 from pruner.prune_result import IntegerChange, PruneResult
-from pruner.repair import Repair, checked, give
+from pruner.repair import Repair, checked, give, give_change, tensors_of
 from pruner.snapshot import Snapshot
 from tracker import trial
 from tracker.admission import admitted_for_change, unwrapped
@@ -31,6 +29,7 @@ from tracker.neuron_map import NeuronMap
 from tracker.sizes import write_path
 
 HISTORY = "_neuronscope_history"
+_ALONE = Along()
 _DENSE_LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
@@ -39,7 +38,7 @@ def prune_(
     plan: PruningPlan,
     neurons: NeuronMap | None = None,
     *,
-    optimizer: Optimizer | None = None,
+    optimizer: Companions | None = None,
     proof: bool = True,
     repair: Repair | None = None,
 ) -> PruneResult:
@@ -54,7 +53,9 @@ def prune_(
         model: the model, of any device and dtype, also on the meta device.
         plan: the neurons to remove.
         neurons: the model's neuron map; by default the one last discovered for this model, else it is discovered now.
-        optimizer: the optimizer whose state (moments, momentum, master weights) is to be sliced as well.
+        optimizer: what is trained along with the model and shrinks with it: its optimizer (moments, momentum, master
+            weights), or a list of optimizers and of averages of the weights (`AveragedModel`, EMA). A repair changes an
+            average by as much as it changes the weights.
         proof: whether to demand that the sliced model gives the outputs of the masked one before keeping the change.
             It is made where example inputs are known (from discovery), the weights are real, and a layer in the plan
             is exact; those that are not are taken out of both models. `PruneResult.proof` tells.
@@ -63,8 +64,8 @@ def prune_(
 
     Raises:
         DiscoveryError: the model is of a kind that cannot be cut, such as one with quantised or sharded weights.
-        PlanError: the plan does not fit, the pruned model would not run, or the optimizer keeps state that cannot be
-            sliced.
+        PlanError: the plan does not fit, the pruned model would not run, an optimizer keeps state that cannot be
+            sliced, or belongs to another model.
         VerificationError: the sliced model differs from the masked one; names the layers.
         DataError: the model's outputs are not finite, so nothing can be proven.
 
@@ -78,7 +79,7 @@ def check(
     plan: PruningPlan,
     neurons: NeuronMap | None = None,
     *,
-    optimizer: Optimizer | None = None,
+    optimizer: Companions | None = None,
     proof: bool = True,
     repair: Repair | None = None,
 ) -> PruneResult:
@@ -109,7 +110,7 @@ def expect_exact(
     masked = {name: chosen for name, chosen in removed.items() if maskable(neurons[name])}
     others = {name: chosen for name, chosen in removed.items() if name not in masked}
     with Snapshot() as snapshot, snapshot:  # twice: see its docstring
-        _slice(model, _cuts(model, neurons, others, None), _integers(model, neurons, others), snapshot)
+        _slice(model, _cuts(model, neurons, others), _integers(model, neurons, others), snapshot)
         left = reads_after(neurons, others)
         return tuple(expect(model, left, masked, batch) for batch in batches)
 
@@ -125,7 +126,7 @@ def _operate(
     wrapped: nn.Module,
     plan: PruningPlan,
     neurons: NeuronMap | None,
-    optimizer: Optimizer | None,
+    optimizer: Companions | None,
     repair: Repair | None,
     *,
     proof: bool,
@@ -136,7 +137,8 @@ def _operate(
     _check_map(model, found)
     removed = plan.resolve(found)
     repaired = checked(model, repair)
-    cuts = _cuts(model, found, removed, optimizer)
+    along = Along.of(model, optimizer)
+    cuts = _cuts(model, found, removed, along)
     integers = _integers(model, found, removed)
     call = example_call(model)
     if call is not None:
@@ -151,11 +153,15 @@ def _operate(
     batch = batch_of(call, model) if call is not None and not obstacle else None
     before, parameters = structure_fingerprint(model), _count(model)
     with Snapshot() as snapshot, snapshot:  # twice: see its docstring
+        for average in along.averages:
+            give_change(average, model, repaired, snapshot)
         give(model, repaired, snapshot)
         expected = expect_exact(model, found, removed, [batch]) if batch is not None else ()
         if call is not None and batch is not None:
             decide_caches(model, call)  # likewise the forward of the proof
         _slice(model, cuts, integers, snapshot)
+        for average in along.averages:
+            _slice(average, (), integers, snapshot)
         agreement = compare(model, expected) if expected else None
         holds = agreement is None or agreement.holds
         result = PruneResult(
@@ -173,7 +179,8 @@ def _operate(
             repaired=tuple(sorted(repaired)),
         )
         if holds and commit:
-            _record(model, result, snapshot)
+            for one in (model, *along.averages):
+                _record(one, result, snapshot)
             snapshot.commit()
     if batch is not None and agreement is not None and not agreement.holds:
         with Snapshot() as undone:
@@ -193,14 +200,12 @@ def _check_map(model: nn.Module, neurons: NeuronMap) -> None:
         )
 
 
-def _cuts(
-    model: nn.Module, neurons: NeuronMap, removed: Mapping[str, Tensor], optimizer: Optimizer | None
-) -> list[_Cut]:
-    """What has to shrink, each tensor once however many names it has: parameters, buffers, gradients, optimizer state.
+def _cuts(model: nn.Module, neurons: NeuronMap, removed: Mapping[str, Tensor], along: Along = _ALONE) -> list[_Cut]:
+    """What has to shrink, each tensor once however many names it has: parameters, buffers, gradients, companions.
 
     Nothing is changed here, so that all that can be wrong is found before anything is.
     """
-    named = dict(chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)))
+    named = tensors_of(model)
     gone: dict[int, dict[int, list[Tensor]]] = {}
     tensors: dict[int, Tensor] = {}
     for name, chosen in removed.items():
@@ -218,9 +223,14 @@ def _cuts(
         for key, tensor in tensors.items()
     ]
     check_alone(named, tensors.values())
-    _check_optimizer(model, optimizer)
-    followers = [cut for one in cuts for cut in _followers(one, named, optimizer)]
-    return cuts + followers
+    names: dict[int, list[str]] = {}
+    for name, tensor in named.items():
+        names.setdefault(id(tensor), []).append(name)
+    for cut in list(cuts):
+        for follower in along.followers(names[id(cut.tensor)], cut.tensor, set(names)):
+            keep = {own: cut.keep[dim] for own, dim in follower.dims.items() if dim in cut.keep}
+            cuts.append(_Cut(follower.tensor, keep))
+    return cuts
 
 
 def _staying(size: int, gone: Sequence[Tensor]) -> Tensor:
@@ -228,43 +238,6 @@ def _staying(size: int, gone: Sequence[Tensor]) -> Tensor:
     for positions in gone:
         stays[positions.numpy()] = False
     return torch.from_numpy(np.flatnonzero(stays))
-
-
-def _followers(cut: _Cut, named: Mapping[str, Tensor], optimizer: Optimizer | None) -> Iterable[_Cut]:
-    """The gradient of a parameter that is cut, what hangs on it value by value, and an optimizer's state of it."""
-    parameter = cut.tensor
-    if parameter.grad is not None:
-        yield _Cut(parameter.grad, cut.keep)
-    own = set(map(id, named.values()))
-    for value in vars(parameter).values():
-        if isinstance(value, Tensor) and value.shape == parameter.shape and id(value) not in own:
-            yield _Cut(value, cut.keep)
-    for key, value in (optimizer.state.get(parameter, {}) if optimizer else {}).items():
-        for state in tree_leaves(value):
-            if not isinstance(state, Tensor) or state.numel() == 1:
-                continue
-            if state.dim() != parameter.dim() or any(
-                size not in (1, full) for size, full in zip(state.shape, parameter.shape, strict=True)
-            ):
-                name = next(name for name, tensor in named.items() if tensor is parameter)
-                raise PlanError(
-                    f"{type(optimizer).__name__} keeps '{key}' of shape {tuple(state.shape)} for '{name}' of shape "
-                    f"{tuple(parameter.shape)}; it is not known how to slice that.",
-                    hint="Prune without `optimizer` and make a new optimizer afterwards.",
-                )
-            keep = {dim: kept for dim, kept in cut.keep.items() if state.shape[dim] == parameter.shape[dim]}
-            yield _Cut(state, keep)
-
-
-def _check_optimizer(model: nn.Module, optimizer: Optimizer | None) -> None:
-    if optimizer is None:
-        return
-    own = set(map(id, model.parameters()))
-    if not any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"]):
-        raise PlanError(
-            f"The {type(optimizer).__name__} holds none of this model's parameters.",
-            hint="Pass the optimizer that trains this model, or none.",
-        )
 
 
 def _integers(model: nn.Module, neurons: NeuronMap, removed: Mapping[str, Tensor]) -> tuple[IntegerChange, ...]:
@@ -336,7 +309,7 @@ def _disproved(
             part = {name: removed[name] for name in half}
             expected = expect(model, neurons, part, batch)
             with Snapshot() as snapshot:
-                _slice(model, _cuts(model, neurons, part, None), _integers(model, neurons, part), snapshot)
+                _slice(model, _cuts(model, neurons, part), _integers(model, neurons, part), snapshot)
                 holds = compare(model, [expected]).holds
             if not holds:
                 guilty = half

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
 from pruner.apply import HISTORY
+from pruner.companions import Along, Companions
 from pruner.snapshot import Snapshot
 from tracker.admission import unwrapped
 from tracker.errors import PlanError
@@ -28,14 +28,14 @@ def by_reference(tensor: Tensor) -> Tensor:
 
 
 class Backup:
-    """Weights, buffers, gradients, integers, and an optimizer's state, as they are now.
+    """Weights, buffers, gradients, integers, and all that of what is trained along (`Companions`), as they are now.
 
     `keep` says how tensors are kept. Tensor objects keep their identity when they are restored, so references to
     parameters stay valid.
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: Optimizer | None = None, *, keep: Callable[[Tensor], Tensor] = by_copy
+        self, model: nn.Module, optimizer: Companions | None = None, *, keep: Callable[[Tensor], Tensor] = by_copy
     ) -> None:
         bare = unwrapped(model)
         self._keep = keep
@@ -50,11 +50,13 @@ class Backup:
             for attribute in dict.fromkeys(str(path[0]) for path in integer_attributes(module))
         ]
         self._history = vars(bare).get(HISTORY, ())
-        self._optimizer = optimizer
-        self._state = {} if optimizer is None else {p: self._kept(state) for p, state in optimizer.state.items()}
+        along = Along.of(bare, optimizer)
+        self._states = [(one, {p: self._kept(state) for p, state in one.state.items()}) for one in along.optimizers]
+        self._masters = [(x, *self._kept((x, x.grad))) for masters in along.masters.values() for x in masters]
+        self._averages = [(average, Backup(average, keep=keep)) for average in along.averages]
 
     def restore(self, model: nn.Module) -> None:
-        """Put the model, and the optimizer, back into the state they were in; all of it or nothing.
+        """Put the model, and its companions, back into the state they were in; the model in all or nothing.
 
         Raises `PlanError` if the model does not have the parameters and buffers that were kept.
         """
@@ -73,12 +75,18 @@ class Backup:
             for module, attribute, value in (*self._attributes, ("", HISTORY, self._history)):
                 changes.hold(modules[module], attribute)
                 setattr(modules[module], attribute, deepcopy(value))
+            for master, value, _ in self._masters:
+                changes.replace(master, self._keep(value))
             changes.commit()
         for name, gradient in self._gradients.items():
             now[name].grad = None if gradient is None else self._keep(gradient).to(now[name].device)
-        if self._optimizer is not None:
-            self._optimizer.state.clear()
-            self._optimizer.state.update({p: self._kept(state) for p, state in self._state.items()})
+        for master, _, gradient in self._masters:
+            master.grad = self._kept(gradient)
+        for optimizer, states in self._states:
+            optimizer.state.clear()
+            optimizer.state.update({p: self._kept(state) for p, state in states.items()})
+        for average, backup in self._averages:
+            backup.restore(average)
 
     def _kept(self, state: Any) -> Any:
         return tree_map(lambda leaf: self._keep(leaf) if isinstance(leaf, Tensor) else leaf, state)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from pruner import log
+from pruner.companions import Companions
 from pruner.compensation import budgets as shares
 from pruner.compensation.bench import Bench
 from pruner.compensation.budgets import BUDGETS, Layer
@@ -47,7 +47,7 @@ def compress(
     effort: str = "default",
     budgets: str = "measured",
     config: PruningConfig | None = None,
-    optimizer: Optimizer | None = None,
+    optimizer: Companions | None = None,
     dry_run: bool = False,
     store: Callable[[nn.Module], Path] | None = None,
     seed: int = 0,

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping
 
 from torch import nn
-from torch.optim import Optimizer
 
 from pruner.apply import check, prune_
+from pruner.companions import Companions
 from pruner.current_map import current_map
 from pruner.plan import PruningPlan
 from pruner.prune_result import PruneResult
@@ -20,7 +20,7 @@ class NeuronPruner:
     """
 
     def prune_neuron(
-        self, model: nn.Module, layer: str, neuron: int, dry_run: bool = False, *, optimizer: Optimizer | None = None
+        self, model: nn.Module, layer: str, neuron: int, dry_run: bool = False, *, optimizer: Companions | None = None
     ) -> PruneResult:
         """Remove one neuron of a layer, in place; a dry run raises and returns the same and changes nothing.
 
@@ -34,7 +34,7 @@ class NeuronPruner:
         neurons: Mapping[str, Iterable[int]],
         dry_run: bool = False,
         *,
-        optimizer: Optimizer | None = None,
+        optimizer: Companions | None = None,
     ) -> PruneResult:
         """Remove neurons of several layers at once, in place: `{"conv1": [0, 5], "fc1": [7]}`.
 

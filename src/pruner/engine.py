@@ -7,11 +7,11 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import nn
-from torch.optim import Optimizer
 
 from pruner import log, metrics, strategies, validation
 from pruner import schedule as schedules
 from pruner.backup import Backup
+from pruner.companions import Companions
 from pruner.config import PruningConfig, create_aggressive_config, create_conservative_config, create_default_config
 from pruner.criteria_strategies import judge_of
 from pruner.current_map import current_map
@@ -83,7 +83,7 @@ class PruningEngine:
         dry_run: bool = False,
         *,
         data_loader: Iterable[Any] | None = None,
-        optimizer: Optimizer | None = None,
+        optimizer: Companions | None = None,
     ) -> Results:
         """Remove what a tracker's recommendations file says; see `prune_by_recommendations`.
 
@@ -108,7 +108,7 @@ class PruningEngine:
         dry_run: bool = False,
         *,
         data_loader: Iterable[Any] | None = None,
-        optimizer: Optimizer | None = None,
+        optimizer: Companions | None = None,
         store: Callable[[nn.Module], Path] | None = None,
     ) -> Results:
         """Remove the recommended neurons first, then the lowest scores, up to `strategy.target_sparsity`.
@@ -136,7 +136,7 @@ class PruningEngine:
         *,
         activity: ActivityStats | None = None,
         data_loader: Iterable[Any] | None = None,
-        optimizer: Optimizer | None = None,
+        optimizer: Companions | None = None,
     ) -> Results:
         """Remove a share of the neurons by any strategy; by default that of the configuration, to its target.
 
@@ -156,7 +156,7 @@ class PruningEngine:
         *,
         activity: ActivityStats | None = None,
         data_loader: Iterable[Any] | None = None,
-        optimizer: Optimizer | None = None,
+        optimizer: Companions | None = None,
     ) -> Results:
         """Remove the neurons with the lowest scores of the whole model; see `prune_by_strategy`."""
         request = self._request("magnitude", sparsity_ratio, activity=activity)
@@ -170,7 +170,7 @@ class PruningEngine:
         *,
         activity: ActivityStats | None = None,
         data_loader: Iterable[Any] | None = None,
-        optimizer: Optimizer | None = None,
+        optimizer: Companions | None = None,
     ) -> Results:
         """Remove a share of the neurons of each layer named, such as `{"conv1": 0.25, "fc1": 0.5}`.
 
@@ -214,7 +214,7 @@ class PruningEngine:
         *,
         activity: ActivityStats | None = None,
         data_loader: Iterable[Any] | None = None,
-        optimizer: Optimizer | None = None,
+        optimizer: Companions | None = None,
     ) -> Results:
         """Remove what a schedule wants gone after `epoch`, counted from 0. The same epoch again removes nothing more.
 
@@ -247,7 +247,7 @@ class PruningEngine:
         """Whether the pruned model is sound; see `pruner.validation.validate_pruning`."""
         return validation.validate_pruning(pruned_model, original_model)
 
-    def backup(self, model: nn.Module, optimizer: Optimizer | None = None) -> None:
+    def backup(self, model: nn.Module, optimizer: Companions | None = None) -> None:
         """Copy the model's state, and the optimizer's, for `restore`; takes the place of an earlier copy."""
         self._backups[unwrapped(model)] = Backup(model, optimizer)
 
@@ -310,7 +310,7 @@ class PruningEngine:
         request: Request,
         dry_run: bool,
         data_loader: Iterable[Any] | None,
-        optimizer: Optimizer | None,
+        optimizer: Companions | None,
         store: Callable[[nn.Module], Path] | None = None,
     ) -> Results:
         if not isinstance(model, nn.Module):

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
 from pruner.apply import check, prune_
 from pruner.backup import Backup, by_reference
 from pruner.captured import capture
+from pruner.companions import Companions
 from pruner.config import PruningConfig
 from pruner.decision import Decision
 from pruner.log import logger
@@ -38,7 +38,7 @@ class Execution:
     config: PruningConfig
     dry_run: bool
     data_loader: Iterable[Any] | None = None
-    optimizer: Optimizer | None = None
+    optimizer: Companions | None = None
     store: Callable[[nn.Module], Path] | None = None
     repair: Repair | None = None
 

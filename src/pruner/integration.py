@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from torch.optim import Optimizer
 
+from pruner.companions import Companions
 from pruner.config import PruningConfig
 from pruner.current_map import current_map
 from pruner.results import WorkflowResults
@@ -56,7 +56,7 @@ class IntegratedSystem:
         model_name: str | None = None,
         config: PruningConfig | None = None,
         *,
-        optimizer: Optimizer | None = None,
+        optimizer: Companions | None = None,
         output_dir: str | Path = "outputs",
     ) -> None:
         self.model = model

@@ -53,6 +53,15 @@ def give(model: nn.Module, repair: Repair, snapshot: Snapshot) -> None:
             snapshot.replace(named[name], value.clone(memory_format=torch.preserve_format))
 
 
+def give_change(average: nn.Module, model: nn.Module, repair: Repair, snapshot: Snapshot) -> None:
+    """Add to an average of the model's weights what a checked repair is about to add to the weights themselves."""
+    named, own = tensors_of(average), tensors_of(model)
+    for name, value in repair.items():
+        if name in named and value.is_floating_point():
+            twin = named[name]
+            snapshot.replace(twin, (twin.data + (value - own[name].data).to(twin)).to(twin.dtype))
+
+
 def repaired_in(
     pruned: nn.Module, dense: nn.Module, neurons: NeuronMap, removed: Mapping[str, Tensor], names: Collection[str]
 ) -> dict[str, Tensor]:

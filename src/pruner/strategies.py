@@ -16,9 +16,9 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
-from torch.optim import Optimizer
 
 from pruner.apply import prune_
+from pruner.companions import Companions
 from pruner.config import PruningConfig, create_default_config
 from pruner.current_map import current_map
 from pruner.decision import Request, decide
@@ -116,7 +116,7 @@ class MagnitudePruner(_Pruner):
         sparsity_ratio: float | None = None,
         *,
         activity: ActivityStats | None = None,
-        optimizer: Optimizer | None = None,
+        optimizer: Companions | None = None,
     ) -> PruneResult:
         """Remove it, in place. Raises what `PruningEngine` raises; the model then is as it was."""
         return prune_(model, self.plan(model, sparsity_ratio, activity=activity), optimizer=optimizer)
@@ -137,7 +137,7 @@ class StructuredPruner(_Pruner):
         layer_sparsity: Mapping[str, float],
         *,
         activity: ActivityStats | None = None,
-        optimizer: Optimizer | None = None,
+        optimizer: Companions | None = None,
     ) -> PruneResult:
         """Remove it, in place. Raises what `PruningEngine` raises; the model then is as it was."""
         return prune_(model, self.plan(model, layer_sparsity, activity=activity), optimizer=optimizer)
@@ -167,7 +167,7 @@ class GradualPruner(_Pruner):
         epoch: int,
         *,
         activity: ActivityStats | None = None,
-        optimizer: Optimizer | None = None,
+        optimizer: Companions | None = None,
     ) -> PruneResult:
         """Remove it, in place. Raises what `PruningEngine` raises; the model then is as it was."""
         return prune_(model, self.plan(model, epoch, activity=activity), optimizer=optimizer)

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from torch import nn
-from torch.optim import Optimizer
 
 from pruner import log
 from pruner.backup import Backup, by_reference
 from pruner.checkpoint import load_pruned, save_pruned
+from pruner.companions import Companions
 from pruner.compression import compress
 from pruner.config import PruningConfig
 from pruner.current_map import current_map
@@ -96,7 +96,7 @@ class IntegratedTrackingPruningWorkflow:
         evaluate: Evaluate | None = None,
         recommendations: Recommendations | Mapping[str, Any] | str | Path | None = None,
         base: str | None = None,
-        optimizer: Optimizer | None = None,
+        optimizer: Companions | None = None,
         target: Mapping[str, float] | None = None,
         effort: str = "default",
     ) -> WorkflowResults:
@@ -229,7 +229,7 @@ class _Run:
     config: PruningConfig
     evaluate: Evaluate | None
     base: str | None
-    optimizer: Optimizer | None
+    optimizer: Companions | None
     started: datetime = field(default_factory=lambda: datetime.now().astimezone())
     seconds: dict[str, float] = field(default_factory=dict)
     written: dict[str, str] = field(default_factory=dict)
