@@ -13,6 +13,7 @@ from pruner.config import (
 from pruner.core import NeuronPruner
 from pruner.engine import PruningEngine
 from pruner.exporting import Exported, export
+from pruner.gradual import GradualPruning
 from pruner.integration import IntegratedSystem
 from pruner.masking import masked
 from pruner.metrics import PruningMetrics, compute_metrics
@@ -26,6 +27,7 @@ from pruner.workflow import IntegratedTrackingPruningWorkflow, create_simple_wor
 __all__ = [
     "Exported",
     "GradualPruner",
+    "GradualPruning",
     "IntegratedSystem",
     "IntegratedTrackingPruningWorkflow",
     "MagnitudePruner",

@@ -18,11 +18,13 @@ from pruner.current_map import current_map
 from pruner.decision import Request, decide
 from pruner.execution import Execution, Results, carry_out, check_weights
 from pruner.limits import checked_share
+from pruner.plan import PruningPlan
 from pruner.recommended import planned_without_model
 from pruner.repairing import repair_for
 from pruner.scope import Scope
 from tracker.activity import ActivityStats
 from tracker.admission import admitted_for_change, unwrapped
+from tracker.discover import discover, last_discovered
 from tracker.errors import ConfigError, PlanError, nearest
 from tracker.neuron_map import NeuronMap
 from tracker.recommendations import Recommendations, load_recommendations
@@ -237,6 +239,37 @@ class PruningEngine:
         sparsity = (first.neurons - results["neurons_after"]) / sum(first[name].size for name in touched)
         return results | {"schedule_id": schedule_id, "epoch": epoch, "target_sparsity": target, "sparsity": sparsity}
 
+    # --- looking, without removing anything
+
+    def see(self, model: nn.Module, data_loader: Iterable[Any] | None = None, example: Any = None) -> NeuronMap:
+        """The neurons of a model as this engine first saw it, which all shares are relative to; now, if never before.
+
+        `example` are a call's inputs for a model whose neurons were not looked for yet: a tensor, a tuple, or a mapping
+        of keyword arguments. Raises `DiscoveryError`.
+        """
+        model = admitted_for_change(model)
+        if model not in self._first:
+            if example is not None and last_discovered(model) is None:
+                by_name = isinstance(example, Mapping)
+                discover(model, () if by_name else example, dict(example) if by_name else None)
+            self._first[model] = current_map(model, data_loader)
+        return self._first[model]
+
+    def plan_by_strategy(
+        self,
+        model: nn.Module,
+        strategy: str | None = None,
+        sparsity_ratio: float | None = None,
+        *,
+        activity: ActivityStats | None = None,
+        data_loader: Iterable[Any] | None = None,
+    ) -> PruningPlan:
+        """What `prune_by_strategy` would remove; or as much of that as the limits allow, where they do not allow it."""
+        neurons = current_map(model, data_loader)
+        request = self._request(strategy or self.config.strategy.default_strategy, sparsity_ratio, activity=activity)
+        request = replace(request, explicit=False, judge=judge_of(model, neurons, data_loader))
+        return decide(model, neurons, self.see(model), self.config, request).plan
+
     # --- measuring, checking, going back
 
     def compute_metrics(self, pruned_model: nn.Module, original_model: nn.Module) -> dict[str, Any]:
@@ -320,7 +353,7 @@ class PruningEngine:
         if self.config.validation.validate_inputs:
             check_weights(model)
         neurons = current_map(model, data_loader)
-        first = self._first.setdefault(model, neurons)
+        first = self.see(model)
         request = replace(request, judge=judge_of(model, neurons, data_loader))
         decision = decide(model, neurons, first, self.config, request)
         repair = repair_for(model, neurons, decision.plan, data_loader, self.config)

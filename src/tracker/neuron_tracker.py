@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from tracker.activity import ActivityStats, observe, stats_of, tracked_groups
 from tracker.admission import unwrapped
@@ -107,6 +107,16 @@ class NeuronTracker:
                 "model itself rather than parts of it.",
                 self.name,
             )
+
+    def so_far(self) -> tuple[int, Tensor] | None:
+        """What was seen while tracking since the last epoch was logged, for `go_on` in another process; see `Watch`."""
+        return None if self._watch is None else self._watch.so_far()
+
+    def go_on(self, batches: int, block: Tensor) -> None:
+        """Within `tracking`: take over what another process had seen so far."""
+        if self._watch is None:
+            raise DataError("Nothing is tracked.", hint="Call it inside `with tracker.tracking():`.")
+        self._watch.go_on(batches, block)
 
     def log_epoch(self, epoch: int, loss: float | None = None, accuracy: float | None = None) -> EpochRecord:
         """Close an epoch: add it to the history, and start the next one with no data.

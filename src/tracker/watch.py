@@ -107,6 +107,21 @@ class Watch:
         """Forwards that counted, of this process since the last reset."""
         return self._batches
 
+    def so_far(self) -> tuple[int, Tensor]:
+        """How many forwards counted, and the blocks of all neurons side by side, (7, neurons): for `go_on`."""
+        self._flush()
+        return self._batches, self.moments.block.cpu()
+
+    def go_on(self, batches: int, block: Tensor) -> None:
+        """Take over what another watch of the same groups has seen so far."""
+        if block.shape != self.moments.block.shape:
+            raise DataError(
+                f"What was seen is of {block.shape[-1]} neurons; watched are {self.moments.block.shape[-1]}.",
+                hint="Go on with the model, and the groups, that were watched then.",
+            )
+        self._batches = batches
+        self.moments.block = block.to(self.moments.block)
+
     def reset(self) -> None:
         """Forget everything seen so far."""
         self._flush()
