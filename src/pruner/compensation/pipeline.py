@@ -42,7 +42,7 @@ class Work(NamedTuple):
     answer_steps: int
 
 
-EFFORTS: Mapping[str, Work] = {"low": Work(1, 0, 0), "default": Work(4, 320, 0), "high": Work(8, 1200, 600)}
+EFFORTS: Mapping[str, Work] = {"low": Work(1, 0, 0), "default": Work(4, 320, 120), "high": Work(8, 1200, 600)}
 
 
 @dataclass(frozen=True)
