@@ -17,6 +17,7 @@ from pruner.gradual import GradualPruning
 from pruner.integration import IntegratedSystem
 from pruner.masking import masked
 from pruner.metrics import PruningMetrics, compute_metrics
+from pruner.optimization import optimize
 from pruner.plan import PruningPlan
 from pruner.prune_result import PruneResult
 from pruner.strategies import GradualPruner, MagnitudePruner, StructuredPruner
@@ -52,6 +53,7 @@ __all__ = [
     "export",
     "load_pruned",
     "masked",
+    "optimize",
     "prune_",
     "pruning_history",
     "save_pruned",

@@ -24,7 +24,7 @@ from pruner.config import PruningConfig, create_default_config
 from pruner.current_map import current_map
 from pruner.decision import Candidate, Decision
 from pruner.execution import Execution, Results, carry_out, check_weights
-from pruner.limits import Limits, checked_share, share_of
+from pruner.limits import LimitError, Limits, checked_share, share_of
 from pruner.plan import PruningPlan
 from pruner.scope import Scope
 from tracker.admission import admitted_for_change
@@ -249,12 +249,12 @@ def _check_reached(neurons: NeuronMap, budget: Budget, ratio: float | None, what
     """Raise where the limits or the steps do not let it be."""
     gone, everything = sum(budget.counts.values()), sum(budget.sizes.values())
     if ratio is not None and gone < ratio * everything - max(0.01 * everything, len(budget.sizes)):
-        raise PlanError(
+        raise LimitError(
             f"Only {gone} of {everything} neurons may go, a share of {gone / everything:.2f}; {ratio:g} was asked for.",
             hint="Ask for less, or raise thresholds.max_sparsity_per_layer; with round_to, widths go in steps.",
         )
     if budget.left is not None and budget.left > keep + 0.02:
-        raise PlanError(
+        raise LimitError(
             f"Of the {what}, {budget.left:.0%} are left when all is removed that may go; {keep:.0%} was asked for.",
             hint="Ask for more, choose more kinds, or raise thresholds.max_sparsity_per_layer.",
         )

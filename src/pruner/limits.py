@@ -10,6 +10,10 @@ from tracker.errors import PlanError
 from tracker.neuron_map import NeuronGroup, NeuronMap
 
 
+class LimitError(PlanError):
+    """More is to go than the limits allow."""
+
+
 def checked_share(value: object, what: str) -> float:
     """`value` if it is a number from 0 to 1; raises `PlanError`, which calls it `what`, otherwise."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
@@ -127,14 +131,14 @@ class Limits:
                     hint="Let the strategy choose from given.neurons, or change these options.",
                 )
             if len(neurons) > self.room[name]:
-                raise PlanError(
+                raise LimitError(
                     f"Layer '{name}' may lose {self.room[name]} of its {self.current[name]} neurons, not "
                     f"{len(neurons)} ({self._in_words(self.room[name], [name])}).",
                     hint="Remove fewer neurons, or change these limits in the configuration.",
                 )
         total = sum(len(neurons) for neurons in remove.values())
         if total > self.total:
-            raise PlanError(
+            raise LimitError(
                 f"The model may lose {self.total} more neurons, not {total} ({self._in_words(total, ())}).",
                 hint="Remove fewer neurons, or raise validation.max_pruning_ratio.",
             )
