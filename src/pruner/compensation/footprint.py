@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from logging import DEBUG, INFO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from tracker.errors import ConfigError
 
 _COPIES = 3  # one that is changed, and the values it had after the best step and the latest
 _SOLVED = 12  # square matrices in double precision while neurons are chosen, workspace included: measured
+_MUCH = 10**9
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -55,7 +57,7 @@ def footprint(bench: Bench, copies: int, *, training: bool) -> Footprint:
 
 
 def announce(needed: Footprint, device: torch.device) -> None:
-    """Log what is needed; raises `ConfigError` where that is more than is free."""
+    """Log what is needed, loudly where it is much; raises `ConfigError` where that is more than is free."""
     free = free_bytes(device)
     if free is not None and needed.total > free:
         raise ConfigError(
@@ -63,7 +65,7 @@ def announce(needed: Footprint, device: torch.device) -> None:
             hint="Give fewer samples or shorter ones, name fewer layers, or remove without a repair "
             "(PruningEngine with repair.enabled = false).",
         )
-    logger.info("The repair takes about %s beside the model.", needed)
+    logger.log(INFO if needed.total >= _MUCH else DEBUG, "The repair takes about %s beside the model.", needed)
 
 
 def free_bytes(device: torch.device) -> int | None:

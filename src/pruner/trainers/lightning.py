@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +19,15 @@ from pruner.gradual import GradualPruning
 from tracker.errors import PlanError
 from tracker.extras import require
 
-require("lightning", "lightning")
-from lightning.pytorch import Callback, LightningModule, Trainer  # noqa: E402
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
+
+_lightning: Any = require("lightning.pytorch", "lightning")
 
 _KEY = "neuronscope_pruning"
 
 
-class PruningCallback(Callback):  # type: ignore[misc]
+class PruningCallback(_lightning.Callback):  # type: ignore[misc]
     """Removes neurons of the trained module by a schedule; the arguments are those of `GradualPruning`.
 
     `part` names the attribute of the module that is pruned (its network); by default it is the module itself. Steps are

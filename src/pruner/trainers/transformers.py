@@ -15,7 +15,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -23,12 +23,13 @@ from pruner.gradual import GradualPruning
 from tracker.errors import PlanError
 from tracker.extras import require
 
-require("transformers", "transformers")
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments  # noqa: E402
-from transformers.trainer_callback import ExportableState  # noqa: E402
+if TYPE_CHECKING:
+    from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
+
+_callbacks: Any = require("transformers.trainer_callback", "transformers")
 
 
-class PruningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
+class PruningCallback(_callbacks.TrainerCallback, _callbacks.ExportableState):  # type: ignore[misc]
     """Removes neurons of the trained model by a schedule; the arguments are those of `GradualPruning`.
 
     Steps are the trainer's `global_step`. Averages of the weights that shrink along are given as `averages`.
