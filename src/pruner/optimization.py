@@ -27,7 +27,8 @@ from pruner.limits import LimitError
 from pruner.metrics import count_parameters
 from tracker.admission import admitted_for_change
 from tracker.batches import evaluating
-from tracker.errors import ConfigError, DataError, PlanError
+from tracker.errors import ConfigError, DataError, MissingExtraError, PlanError
+from tracker.extras import require
 from tracker.files import read_json, write_json
 from tracker.fingerprint import content_fingerprint
 from tracker.progress import step as long_step
@@ -240,12 +241,10 @@ def _chosen(tries: _Tries, least: float | None) -> Point | None:
 
 def _draw(tries: _Tries, front: Sequence[Point], chosen: Point | None, path: Path) -> None:
     try:
-        import matplotlib
-    except ImportError:
+        require("matplotlib", "plot").use("Agg")
+    except MissingExtraError:
         return
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = require("matplotlib.pyplot", "plot")
     figure, axis = pyplot.subplots(figsize=(6.4, 4.2))
     for number, rule in enumerate(dict.fromkeys(point.rule for point in tries.points)):
         own = [point for point in tries.points if point.rule == rule]
