@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
+from pruner.repair import tensors_of
 from tracker.errors import PlanError
 
 Companions = Optimizer | nn.Module | Sequence[Optimizer | nn.Module]
@@ -32,12 +32,13 @@ class Follower(NamedTuple):
 
 @dataclass(frozen=True)
 class Along:
-    """The companions of a model. `averages` are the models inside of averages; `masters` are by the id of the parameter
-    that they are a copy of.
+    """The companions of a model. `averages` are the models inside of averages, `twins` the tensors of each by name;
+    `masters` are by the id of the parameter that they are a copy of.
     """
 
     optimizers: tuple[Optimizer, ...] = ()
     averages: tuple[nn.Module, ...] = ()
+    twins: tuple[Mapping[str, Tensor], ...] = ()
     masters: Mapping[int, tuple[Tensor, ...]] = field(default_factory=dict)
 
     @classmethod
@@ -60,7 +61,7 @@ class Along:
                     f"optimizer = {type(one).__name__} is neither an optimizer nor an average of the weights.",
                     hint="Give a torch.optim.Optimizer, an AveragedModel or EMA, or a list of such.",
                 )
-        return cls(tuple(optimizers), tuple(averages), masters)
+        return cls(tuple(optimizers), tuple(averages), tuple(map(tensors_of, averages)), masters)
 
     def followers(self, names: Sequence[str], tensor: Tensor, own: set[int]) -> Iterator[Follower]:
         """All that follows a parameter or buffer of the model, which has these names; `own` are the ids of the others.
@@ -69,7 +70,7 @@ class Along:
         """
         same = {dim: dim for dim in range(tensor.dim())}
         masters = self.masters.get(id(tensor), ())
-        twins = [twin for average in self.averages if (twin := _named(average).get(names[0])) is not None]
+        twins = [named[names[0]] for named in self.twins if names[0] in named]
         for one in (tensor, *masters, *twins):
             if one is not tensor:
                 yield Follower(one, same)
@@ -131,14 +132,14 @@ def _stands_for(master: Tensor, parameter: Tensor) -> bool:
 
 def _averages(model: nn.Module, given: nn.Module) -> list[nn.Module]:
     """The models in `given` that have the names and shapes of `model`, outermost first, `model` itself aside."""
-    shapes = {name: x.shape for name, x in _named(model).items()}
+    shapes = {name: x.shape for name, x in tensors_of(model).items()}
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     found: list[nn.Module] = []
     inside: set[int] = set()
     for module in given.modules():
         if module is model or id(module) in inside:
             continue
-        named = _named(module)
+        named = tensors_of(module)
         if parameters <= named.keys() and all(named[n].shape == shapes[n] for n in shapes.keys() & named.keys()):
             found.append(module)
             inside |= set(map(id, module.modules()))
@@ -148,7 +149,3 @@ def _averages(model: nn.Module, given: nn.Module) -> list[nn.Module]:
             hint="Give the average of this model's weights, made from the model as it is now.",
         )
     return found
-
-
-def _named(model: nn.Module) -> dict[str, Any]:
-    return dict(chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)))

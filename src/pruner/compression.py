@@ -68,8 +68,8 @@ def compress(
         kinds: only layers of these kinds lose neurons: "mlp", "attention", "channel", …; by default all exact ones.
         include, exclude: only layers that match, or that do not, lose neurons; patterns as in `strategy.include`.
         round_to: layers that lose neurons keep a width that is a multiple of this.
-        effort: "low" solves for the weights that stay (seconds), "default" also trains block by block (minutes), "high"
-            trains longer, and the whole model in the end.
+        effort: "low" solves for the weights that stay (seconds), "default" also trains, block by block and then all
+            together (minutes), "high" trains longer.
         budgets: how the layers share the loss: "measured" (what each one can spare, by its effect on the answers),
             "global" (by its own error alone), "z-score" (as FLAP does), or "uniform".
         config: limits, logging and validation; by default `create_default_config()`.

@@ -1,4 +1,4 @@
-"""The same plan on every process of a training that is spread over several."""
+"""A training that is spread over several processes: the same plan on every one, or a clear word."""
 
 from __future__ import annotations
 
@@ -31,3 +31,13 @@ def agreed(plan: PruningPlan) -> PruningPlan:
             hint="Prune the same model on every rank.",
         )
     return theirs
+
+
+def refuse_several(processes: int) -> None:
+    """Raise `PlanError`, with the way to do it, where a trainer, which wraps models by itself, runs on several."""
+    if processes > 1:
+        raise PlanError(
+            f"Training runs on {processes} processes, whose buffers have the sizes that gradients have now.",
+            hint="Prune in one process; or in a loop of your own: prune the module inside of the wrapper with the same "
+            "plan on every rank (pruner.distributed.agreed), and wrap it again.",
+        )

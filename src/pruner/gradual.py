@@ -137,7 +137,7 @@ class GradualPruning:
 
     def start(self) -> None:
         """Say that training begins or goes on: finds the neurons, and watches them if that is due from the start."""
-        self.engine.see(self.model, self.data_loader, self._example)
+        self._look()
         if self._watch and not self.finished and (self._pending or self.events[self.done] <= self._watch):
             self._begin_watching()
 
@@ -158,18 +158,16 @@ class GradualPruning:
             "targets": self.targets,
             "done": self.done,
             "parameters": self._parameters,
-            "history": [
-                {name: layer["removed"] for name, layer in record["layers"].items()}
-                for record in pruning_history(self.model)
-            ],
+            "history": self._history(),
             "watched": None if seen is None else [seen[0], seen[1].nan_to_num().tolist()],  # JSON has no infinity
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where another process was: the model, dense as it is built, gets the shapes it had there.
 
-        Load the model's weights and the optimizer's state afterwards, as they were saved there. Raises `PlanError` for
-        a state of another schedule.
+        Load the model's weights and the optimizer's state afterwards, as they were saved there. A model that has lost
+        the same neurons already keeps its shapes. Raises `PlanError` for a state of another schedule, and for a model
+        that has lost others.
         """
         _check_version(state)
         if state["events"] != self.events or state["targets"] != self.targets:
@@ -178,8 +176,9 @@ class GradualPruning:
                 f"{state['events'][-1]}, its first {state['events'][0]}, to {state['targets'][-1]:g}.",
                 hint="Give begin, every, end and the sparsity as they were.",
             )
-        self.engine.see(self.model, self.data_loader, self._example)
-        reshape(self.model, state, self.optimizer)
+        self._look()
+        if self._history() != state["history"]:
+            reshape(self.model, state, self.optimizer)
         self.done = state["done"]
         self._parameters = state["parameters"]
         watched = state.get("watched")
@@ -187,7 +186,17 @@ class GradualPruning:
 
     # --- inside
 
+    def _look(self) -> None:
+        """Find the neurons, if that was not done yet."""
+        self.engine.see(self.model, self.data_loader, self._example)
+
+    def _history(self) -> list[dict[str, list[int]]]:
+        """What each removal so far took from which layer."""
+        records = pruning_history(self.model)
+        return [{name: layer["removed"] for name, layer in record["layers"].items()} for record in records]
+
     def _begin_watching(self) -> None:
+        self._look()
         self._stack = ExitStack()
         current_map(self.model, self.data_loader)
         self._stack.enter_context(self.tracker.tracking(data_loader=self.data_loader))
@@ -196,6 +205,7 @@ class GradualPruning:
             self._pending = None
 
     def _remove(self, target: float, step: int) -> Results:
+        self._look()
         activity = self._seen()
         share = self._share(target, activity) if self._by_parameters else target
         results = self.engine.prune_by_strategy(

@@ -77,8 +77,8 @@ def optimize(
         kinds, config, optimizer, effort: as in `compress`.
         rules: ways in which the layers share the loss that are tried; see `budgets` in `compress`.
         resolution: shares are found to within this much.
-        folder: where every try is written down, so that a run that was stopped goes on, and the picture of the front
-            (`front.png`, if matplotlib is there).
+        folder: where every try is written down, so that a run that was stopped goes on (with the same data and metric,
+            which are not written down), and the picture of the front (`front.png`, if matplotlib is there).
         dry_run: search, and change nothing.
         seed: of all random numbers; the same seed gives the same model.
 
@@ -160,6 +160,7 @@ class _Tries:
             "effort": how["effort"],
             "kinds": sorted(how["kinds"]),
             "seed": how["seed"],
+            "config": how["config"].model_dump(mode="json"),
         }
         self._known: dict[str, dict[str, Any]] = {}
         if self._path is not None and self._path.is_file():

@@ -62,6 +62,24 @@ def test_neurons_go_after_the_steps_of_the_schedule_and_no_others():
     }
 
 
+class Grid(nn.Module):
+    """Nothing about its layers says that it wants four dimensions of this length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(5, 16), nn.Linear(16, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down(self.up(x.reshape(2, 3, 7, 5)).relu())
+
+
+def test_the_example_serves_also_where_nobody_called_start():
+    model = Grid()
+    pruning = GradualPruning(model, 0.5, begin=1, every=1, end=1, config=QUIET, example=torch.randn(2, 3, 7, 5))
+    pruning.step(1)
+    assert model.up.out_features == 8
+
+
 def test_a_target_is_met_in_parameters():
     model, optimizer, pruning = run(target={"params": 0.4})
     before = sum(p.numel() for p in model.parameters())
@@ -137,6 +155,16 @@ def test_a_state_of_another_schedule_or_version_is_refused():
     _, _, other = run(sparsity=0.6)
     with pytest.raises(PlanError, match="another schedule"):
         other.load_state_dict(pruning.state_dict())
+    other = net()
+    wrong = GradualPruning(other, 0.5, begin=4, every=3, end=13, config=QUIET, example=torch.randn(2, 6))
+    wrong.load_state_dict(pruning.state_dict())
+    wrong.load_state_dict(pruning.state_dict())  # the same neurons are gone: nothing to do
+    changed = json.loads(json.dumps(pruning.state_dict()))
+    first = next(iter(changed["history"][0]))
+    changed["history"][0][first] = [n + 1 for n in changed["history"][0][first]]
+    with pytest.raises(PlanError, match="has lost neurons already"):
+        wrong.load_state_dict(changed)
+    _, _, other = run(sparsity=0.6)
     with pytest.raises(PlanError, match="version 9"):
         other.load_state_dict(pruning.state_dict() | {"version": 9})
 

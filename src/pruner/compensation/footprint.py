@@ -75,7 +75,8 @@ def free_bytes(device: torch.device) -> int | None:
     found = [int(line.split()[1]) * 1024 for line in _lines(Path("/proc/meminfo")) if line.startswith("MemAvailable")]
     limit, used = (_lines(_CGROUP / name) for name in ("memory.max", "memory.current"))
     if limit and used and limit[0].isdigit():
-        found.append(max(0, int(limit[0]) - int(used[0])))
+        idle = [int(line.split()[1]) for line in _lines(_CGROUP / "memory.stat") if line.startswith("inactive_file ")]
+        found.append(max(0, int(limit[0]) - int(used[0]) + sum(idle)))  # cached files make room when it is needed
     return min(found, default=None)
 
 

@@ -26,7 +26,7 @@ from tracker.progress import progress
 
 LEARNING_RATE = 5e-4
 TOGETHER = 1e-4
-"""The learning rate where all blocks are trained together: from 5e-4 on, nothing that is learned so comes nearer."""
+"""The learning rate where all blocks are trained together: at 5e-4, stdlib-gpt came no nearer to the dense answers."""
 CHECKS = 12
 """How often a training is judged on held-out samples."""
 PATIENCE = 7

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from pruner.distributed import refuse_several
 from pruner.gradual import GradualPruning
-from tracker.errors import PlanError
 from tracker.extras import require
 
 if TYPE_CHECKING:
@@ -50,7 +50,10 @@ class PruningCallback(_lightning.Callback):  # type: ignore[misc]
         if stage != "fit":
             return
         self._trainer = trainer
-        self.pruning = GradualPruning(pl_module.get_submodule(self._part), **{"log": self._log, **self._options})
+        model = pl_module.get_submodule(self._part)
+        if self.pruning is not None and self.pruning.model is model:
+            return  # fitted again: the schedule goes on
+        self.pruning = GradualPruning(model, **{"log": self._log, **self._options})
 
         def before(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
             packed = state_dict.pop(f"{prefix}{_KEY}", None)
@@ -61,13 +64,7 @@ class PruningCallback(_lightning.Callback):  # type: ignore[misc]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Training begins or goes on."""
-        if trainer.world_size > 1:
-            raise PlanError(
-                f"Training runs on {trainer.world_size} processes, whose buffers have the sizes that gradients have "
-                "now.",
-                hint="Prune in one process; or in a loop of your own: prune the module inside of the wrapper with the "
-                "same plan on every rank (pruner.distributed.agreed), and wrap it again.",
-            )
+        refuse_several(trainer.world_size)
         if self.pruning is not None:
             self.pruning.optimizer = [*trainer.optimizers, *self._averages]
             self.pruning.start()
@@ -83,6 +80,10 @@ class PruningCallback(_lightning.Callback):  # type: ignore[misc]
         """Training ended."""
         if self.pruning is not None:
             self.pruning.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Training was broken off."""
+        self.on_train_end(trainer, pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """A checkpoint is written: what was removed goes with the weights, since they cannot be loaded without it."""

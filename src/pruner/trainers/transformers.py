@@ -11,7 +11,6 @@ is built dense, as ever.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from pruner.distributed import refuse_several
 from pruner.gradual import GradualPruning
 from tracker.errors import PlanError
 from tracker.extras import require
@@ -40,7 +40,6 @@ class PruningCallback(_callbacks.TrainerCallback, _callbacks.ExportableState):  
     def __init__(self, sparsity: float | None = None, *, averages: tuple[nn.Module, ...] = (), **options: Any) -> None:
         self._options = {"sparsity": sparsity, **options}
         self._averages = averages
-        self._saved: dict[str, Any] | None = None
         self._trainer: Trainer | None = None
         self.pruning: GradualPruning | None = None
 
@@ -62,7 +61,7 @@ class PruningCallback(_callbacks.TrainerCallback, _callbacks.ExportableState):  
                 f"{checkpoint} holds no state of a pruning.",
                 hint="Name a checkpoint that was saved with this callback.",
             )
-        self._load(model, state)
+        self._pruning(model).load_state_dict(state)
 
     def state(self) -> dict[str, Any]:
         """What the trainer writes into its checkpoints."""
@@ -86,15 +85,10 @@ class PruningCallback(_callbacks.TrainerCallback, _callbacks.ExportableState):  
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
     ) -> None:
         """Training begins or goes on."""
-        if args.world_size > 1:
-            raise PlanError(
-                f"Training runs on {args.world_size} processes, whose buffers have the sizes that gradients have now.",
-                hint="Prune in one process; or in a loop of your own: prune the module inside of the wrapper with the "
-                "same plan on every rank (pruner.distributed.agreed), and wrap it again.",
-            )
+        refuse_several(args.world_size)
         saved = state.stateful_callbacks.get(type(self).__name__)
-        if isinstance(saved, dict) and saved.get("history") is not None and state.global_step and self._saved is None:
-            self._load(given["model"], saved)
+        if state.global_step and isinstance(saved, dict) and "history" in saved:
+            self._pruning(given["model"]).load_state_dict(saved)  # of the very checkpoint; see `_watch_for_checkpoints`
         pruning = self._pruning(given["model"])
         pruning.optimizer = [given["optimizer"], *self._averages]
         pruning.start()
@@ -118,12 +112,13 @@ class PruningCallback(_callbacks.TrainerCallback, _callbacks.ExportableState):  
         if self._trainer is not None:
             self._trainer.log(dict(numbers))
 
-    def _load(self, model: nn.Module, state: dict[str, Any]) -> None:
-        self._saved = state
-        self._pruning(model).load_state_dict(state)
-
     def _watch_for_checkpoints(self, args: TrainingArguments, model: nn.Module) -> None:
-        """Reshape the model before the weights of a checkpoint are loaded that do not fit it otherwise."""
+        """Reshape the model before the weights of a checkpoint are loaded that do not fit it otherwise.
+
+        Which checkpoint that is, the trainer does not say. Any of the same shapes serves; what else is in it, such as
+        what was watched, is taken from the right one when training begins, which also sees whether the same neurons
+        were gone there.
+        """
 
         def before(module: nn.Module, state_dict: Mapping[str, Tensor], prefix: str, *_: Any) -> None:
             own = module.state_dict()
@@ -132,8 +127,8 @@ class PruningCallback(_callbacks.TrainerCallback, _callbacks.ExportableState):  
             wanted = _shapes(state_dict)
             folders = [*Path(args.output_dir).glob("checkpoint-*"), Path(args.resume_from_checkpoint or ".")]
             for state in filter(None, map(_state_in, folders)):
-                if state["shapes"] == wanted:
-                    self._load(module, state)
+                if all(state["shapes"].get(name) == shape for name, shape in wanted.items()):
+                    self._pruning(module).load_state_dict(state)
                     return
             raise PlanError(
                 f"The weights to be loaded are of a pruned model, and no checkpoint in {args.output_dir} is of its "
@@ -144,16 +139,14 @@ class PruningCallback(_callbacks.TrainerCallback, _callbacks.ExportableState):  
         model.register_load_state_dict_pre_hook(before)
 
 
-def _shapes(state_dict: Mapping[str, Tensor]) -> str:
-    """A hash of names and shapes, tied weights aside: of those that share memory, a checkpoint holds one."""
-    shapes = sorted({tuple(x.shape) for x in state_dict.values()})
-    return hashlib.sha256(json.dumps(shapes).encode()).hexdigest()
+def _shapes(state_dict: Mapping[str, Tensor]) -> dict[str, list[int]]:
+    return {name: list(x.shape) for name, x in state_dict.items()}
 
 
 def _state_in(checkpoint: Path) -> dict[str, Any] | None:
     try:
         saved = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
         state = saved["stateful_callbacks"][PruningCallback.__name__]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    return state if isinstance(state, dict) and "shapes" in state else None
+    return state if isinstance(state, dict) and isinstance(state.get("shapes"), dict) else None

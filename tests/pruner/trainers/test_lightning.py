@@ -96,6 +96,15 @@ def test_a_run_that_was_killed_and_goes_on_gives_the_same_model(tmp_path):
     assert json.loads(bytes(packed.tolist()))["done"] == 4
 
 
+def test_a_second_fit_goes_on_with_the_schedule(tmp_path):
+    module, own = Digits(), callback()
+    trainer(tmp_path, own, 12, logger=False, enable_checkpointing=False).fit(module, loader())
+    first, done = own.pruning, own.pruning.done
+    trainer(tmp_path, own, 12, logger=False, enable_checkpointing=False).fit(module, loader())
+    assert own.pruning is first
+    assert own.pruning.done == done == 2
+
+
 def test_several_processes_are_refused(tmp_path):
     class Two:
         world_size = 2

@@ -30,7 +30,7 @@ class Rows(torch.utils.data.Dataset):
 
 
 def trainer(folder: Path, callback: PruningCallback, **options) -> transformers.Trainer:
-    arguments = {"max_steps": 8, "save_steps": 5, "logging_steps": 100, "report_to": "none"} | options
+    arguments = {"max_steps": 8, "save_steps": 1, "logging_steps": 100, "report_to": "none"} | options
     args = transformers.TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=4,
