@@ -29,22 +29,28 @@ def accuracy(model: nn.Module) -> float:
         return float((model(X).argmax(1) == Y).float().mean())
 
 
+def likelihood(model: nn.Module) -> float:
+    with torch.no_grad():
+        return -float(nn.functional.cross_entropy(model(X), Y))
+
+
 def test_it_is_as_small_as_the_best_of_a_sweep_at_a_fraction_of_its_evaluations(tmp_path):
     model = cnn()
-    dense = accuracy(model)
-    results = optimize(model, data(), accuracy, tolerance=0.03, rules=("uniform",), resolution=0.1, folder=tmp_path)
-    search = results["search"]
-    assert accuracy(model) == pytest.approx(search["chosen"]["metric"], abs=1e-6)
-    assert accuracy(model) >= dense - 0.03
+    least = likelihood(model) - 0.03
+    options = {"tolerance": 0.03, "rules": ("uniform",), "resolution": 0.1, "folder": tmp_path}
+    search = optimize(model, data(), likelihood, **options)["search"]
+    assert likelihood(model) == pytest.approx(search["chosen"]["metric"], abs=1e-6)
+    assert likelihood(model) >= least
     how = {"kinds": (), "effort": "low", "config": optimization.create_default_config(), "seed": 0}
-    sweep = _Tries(cnn(), data(), accuracy, how, None)
-    points = [sweep.at("uniform", share * 0.1) for share in range(3, 9)]
-    best = min(p.parameters for p in points if p is not None and p.metric >= dense - 0.03)
-    assert search["chosen"]["parameters"] <= best + 0.02
-    assert search["evaluations"] <= 6
+    sweep = _Tries(cnn(), data(), likelihood, how, None)
+    points = [point for share in range(4, 9) if (point := sweep.at("uniform", share * 0.1)) is not None]
+    good = [point.parameters for point in points if point.metric >= least]
+    assert 0 < len(good) < len(points)  # else any answer would do
+    assert search["chosen"]["parameters"] == min(good)
+    assert search["evaluations"] <= 5
     assert (tmp_path / "front.png").stat().st_size > 5000
 
-    again = optimize(cnn(), data(), accuracy, tolerance=0.03, rules=("uniform",), resolution=0.1, folder=tmp_path)
+    again = optimize(cnn(), data(), likelihood, **options)
     assert again["search"]["evaluations"] == 0
     assert again["search"]["chosen"] == search["chosen"]
 
