@@ -86,9 +86,12 @@ class IntegratedSystem:
         Model and optimizer are changed in place, or not at all. Results and errors are those of
         `PruningEngine.prune_by_recommendations`.
         """
-        return self.pruner.prune_by_recommendations(
+        results = self.pruner.prune_by_recommendations(
             self.model, self.recommend(), dry_run, data_loader=self.data_loader, optimizer=self.optimizer
         )
+        if not dry_run:
+            self.tracker.removed({name: layer["removed"] for name, layer in results["layers"].items()})
+        return results
 
     def run(self, *, evaluate: Evaluate | None = None) -> WorkflowResults:
         """The complete workflow on the data, with files and a report that tells the training's history.

@@ -46,7 +46,7 @@ def recommend(
     merge: list[Merge] = []
     expand: list[Expand] = []
     for name, group in stats.items():
-        pairs = _pairs(group, stats, correlation_threshold) if name in stats.covariance else []
+        pairs = duplicates(stats, name, correlation_threshold) if name in stats.covariance else []
         reasons = _reasons(group, firing_frequency_threshold)
         repeated = _repeated(pairs, set(reasons))
         prune += [
@@ -75,6 +75,21 @@ def recommend(
         merge=tuple(merge),
         expand=tuple(expand),
     )
+
+
+def duplicates(stats: ActivityStats, name: str, threshold: float) -> list[tuple[int, int, float]]:
+    """Pairs of neurons of a layer, neither dead nor constant, whose correlation is beyond ±`threshold`.
+
+    Each is (neuron with more variance, the other, correlation), the closest pair first. Raises `DataError` where the
+    layer's covariance was not tracked.
+    """
+    group = stats[name]
+    idle = group.dead | group.constant
+    return [
+        (one, other, value) if group.variance[one] >= group.variance[other] else (other, one, value)
+        for one, other, value in redundant_pairs(stats.correlation(name), threshold)
+        if not (idle[one] or idle[other])
+    ]
 
 
 def _layers(stats: ActivityStats) -> dict[str, Layer]:
@@ -107,16 +122,6 @@ def _reasons(group: GroupActivity, threshold: float) -> dict[int, Reason]:
         for neuron in np.flatnonzero(flagged).tolist():
             reasons.setdefault(neuron, reason)
     return reasons
-
-
-def _pairs(group: GroupActivity, stats: ActivityStats, threshold: float) -> list[tuple[int, int, float]]:
-    """Redundant pairs of neurons that are neither dead nor constant, the one with more variance first."""
-    idle = group.dead | group.constant
-    return [
-        (one, other, value) if group.variance[one] >= group.variance[other] else (other, one, value)
-        for one, other, value in redundant_pairs(stats.correlation(group.name), threshold)
-        if not (idle[one] or idle[other])
-    ]
 
 
 def _repeated(pairs: list[tuple[int, int, float]], gone: set[int]) -> dict[int, tuple[int, float]]:

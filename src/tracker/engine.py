@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -13,8 +13,10 @@ from torch import nn
 
 from tracker.activity import ActivityStats
 from tracker.advice import CORRELATION_THRESHOLD, FIRING_FREQUENCY_THRESHOLD
+from tracker.alerts import Alert
 from tracker.errors import DataError, nearest
 from tracker.history import EpochRecord, History
+from tracker.neuron_history import NeuronHistory
 from tracker.neuron_map import NeuronMap
 from tracker.neuron_tracker import NeuronTracker
 from tracker.recommendations import Recommendations
@@ -44,6 +46,7 @@ class NeuronEngine:
         groups: names of the layers to track; by default all that are exact.
         include_inexact: also track layers that are not exact, which no pruning strategy touches unless told to.
         covariance: also keep covariances, for redundant neurons: n² numbers for a layer of n neurons.
+        per_neuron: also keep what every neuron did in every epoch: 13 bytes each, see `NeuronHistory`.
     """
 
     def __init__(
@@ -53,11 +56,13 @@ class NeuronEngine:
         groups: Sequence[str] | None = None,
         include_inexact: bool = False,
         covariance: bool = False,
+        per_neuron: bool = True,
     ) -> None:
         self.output_dir = Path(output_dir)
         self._groups = groups
         self._include_inexact = include_inexact
         self._covariance = covariance
+        self._per_neuron = per_neuron
         self._trackers: dict[str, NeuronTracker] = {}
         self._current: NeuronTracker | None = None
         self._block: ExitStack | None = None
@@ -76,6 +81,7 @@ class NeuronEngine:
             groups=self._groups,
             include_inexact=self._include_inexact,
             covariance=self._covariance,
+            per_neuron=self._per_neuron,
         )
         self._trackers[tracker.name] = tracker
         self._current = tracker
@@ -152,6 +158,21 @@ class NeuronEngine:
         tracker.recommend(epoch=epoch).save(path)
         return record
 
+    def removed(self, neurons: Mapping[str, Iterable[int]], *, name: str | None = None) -> None:
+        """Say which neurons a model lost, by layer, so that their histories go on; see `NeuronTracker.removed`."""
+        self.tracker(name).removed(neurons)
+
+    def alerts(self, name: str | None = None) -> tuple[Alert, ...]:
+        """What asked for a look when epochs were logged: dying layers, explosions, duplicates; see `tracker.alerts`."""
+        return self.tracker(name).alerts
+
+    def neuron_history(self, name: str | None = None) -> NeuronHistory:
+        """What every neuron of a model did in every epoch; raises `DataError` with `per_neuron=False`."""
+        tracker = self.tracker(name)
+        if tracker.neuron_history is None:
+            raise DataError(f"No neuron of '{tracker.name}' was followed.", hint="Track it with per_neuron=True.")
+        return tracker.neuron_history
+
     def recommend(
         self,
         *,
@@ -182,3 +203,13 @@ class NeuronEngine:
         tracker = self.tracker(name)
         tracker.history = History.load(path)
         return tracker.history
+
+    def save_neuron_history(self, path: str | Path, *, name: str | None = None) -> None:
+        """Write the history of every neuron as .npz; raises `StorageError`."""
+        self.neuron_history(name).save(path)
+
+    def load_neuron_history(self, path: str | Path, *, name: str | None = None) -> NeuronHistory:
+        """Continue the history of every neuron from a file; raises `StorageError` or `DataError`."""
+        tracker = self.tracker(name)
+        tracker.neuron_history = NeuronHistory.load(path)
+        return tracker.neuron_history

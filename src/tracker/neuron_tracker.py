@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from tracker.activity import ActivityStats, observe, stats_of, tracked_groups
 from tracker.admission import unwrapped
 from tracker.advice import CORRELATION_THRESHOLD, FIRING_FREQUENCY_THRESHOLD, recommend
+from tracker.alerts import Alert, alerts
 from tracker.covariance import check_memory
 from tracker.discover import neurons_of
 from tracker.errors import DataError
 from tracker.history import EpochRecord, History
+from tracker.neuron_history import NeuronHistory
 from tracker.neuron_map import NeuronMap
 from tracker.recommendations import Recommendations
 from tracker.watch import Watch, watching
@@ -26,7 +28,9 @@ logger = logging.getLogger(__name__)
 class NeuronTracker:
     """Tracks one model, by running it over data (`observe`) or by looking on while it trains (`tracking`).
 
-    Only summary statistics are kept: one set for the latest data, a few numbers and the dead neurons for every epoch.
+    Only summary statistics are kept: one set for the latest data; for every epoch a few numbers of each layer
+    (`history`) and three of each neuron (`neuron_history`, None with `per_neuron=False`). `alerts` holds what asked for
+    a look when an epoch was logged, each once for as long as it lasts.
 
     `groups`, `include_inexact` and `covariance` are those of `tracker.activity.observe`.
     """
@@ -39,10 +43,14 @@ class NeuronTracker:
         groups: Sequence[str] | None = None,
         include_inexact: bool = False,
         covariance: bool = False,
+        per_neuron: bool = True,
     ) -> None:
         self.model = model
         self.name = name or type(unwrapped(model)).__name__
         self.history = History(model=self.name)
+        self.neuron_history = NeuronHistory(self.name) if per_neuron else None
+        self.alerts: tuple[Alert, ...] = ()
+        self._standing: frozenset[tuple[str, str, float]] = frozenset()
         self._groups = groups
         self._include_inexact = include_inexact
         self._covariance = covariance
@@ -119,7 +127,7 @@ class NeuronTracker:
         self._watch.go_on(batches, block)
 
     def log_epoch(self, epoch: int, loss: float | None = None, accuracy: float | None = None) -> EpochRecord:
-        """Close an epoch: add it to the history, and start the next one with no data.
+        """Close an epoch: add it to the histories, warn of what asks for a look, and start the next with no data.
 
         Raises `DataError` where nothing was seen yet, for NaN or Inf, and for an epoch that is not a whole number.
         """
@@ -129,10 +137,45 @@ class NeuronTracker:
         record = self.history.log(stats, epoch, loss, accuracy)
         if self._logged and (self._watch is None or not self._watch.batches):
             logger.warning("Epoch %d of '%s' shows the same activity as the one before: no new data.", epoch, self.name)
+        if self.neuron_history is not None:
+            self._log_neurons(self.neuron_history, stats, epoch)
+        self._raise_alerts(alerts(self.history, self.neuron_history, stats))
         self._latest, self._logged = stats, True
         if self._watch is not None:
             self._watch.reset()
         return record
+
+    def removed(self, neurons: Mapping[str, Iterable[int]]) -> None:
+        """Say that neurons were removed, by layer, so that the history of every neuron follows the smaller model.
+
+        Indices are those of the model just before the removal; layers that were never logged do not matter. Raises
+        `DataError` for a neuron that its layer does not have.
+        """
+        if self.neuron_history is not None:
+            for name, chosen in neurons.items():
+                if name in self.neuron_history.layers:
+                    self.neuron_history.removed(name, chosen)
+
+    def _log_neurons(self, neuron_history: NeuronHistory, stats: ActivityStats, epoch: int) -> None:
+        changed = neuron_history.unexpected(stats)
+        if not changed:
+            neuron_history.log(stats, epoch)
+            return
+        logger.warning(
+            "Epoch %d of '%s' is missing in the history of every neuron: layers changed their size (%s). Say which "
+            "neurons were removed, with removed({layer: neurons}).",
+            epoch,
+            self.name,
+            ", ".join(changed),
+        )
+
+    def _raise_alerts(self, found: tuple[Alert, ...]) -> None:
+        """Log and keep the alerts that did not stand in the epoch before."""
+        new = tuple(alert for alert in found if (alert.kind, alert.layer, alert.threshold) not in self._standing)
+        for alert in new:
+            logger.warning("Epoch %d of '%s', %s: %s", alert.epoch, self.name, alert.kind, alert.message)
+        self._standing = frozenset((alert.kind, alert.layer, alert.threshold) for alert in found)
+        self.alerts += new
 
     def recommend(
         self,
@@ -180,4 +223,5 @@ class NeuronTracker:
                 {"epoch": r.epoch, "loss": r.loss, "accuracy": r.accuracy, "dead_neurons": r.dead}
                 for r in self.history.epochs
             ],
+            "alerts": [alert.to_json() for alert in self.alerts],
         }
