@@ -134,16 +134,16 @@ def _duplicates(stats: ActivityStats, name: str, epoch: int, threshold: float) -
     pairs = duplicates(stats, name, threshold)
     if not pairs:
         return
-    largest = pairs[0][2]
     neurons = tuple(sorted({neuron for pair in pairs for neuron in pair[:2]}))
     count = f"{len(pairs)} pairs" if len(pairs) > 1 else "One pair"
+    value = abs(pairs[0][2])
     closest = "; ".join(f"{first} and {second}" for first, second, _ in pairs[:_NAMED])
     more = "; …" if len(pairs) > _NAMED else ""
     message = (
-        f"{count} of neurons of layer '{name}' say nearly the same: {closest}{more} (correlation up to ±{abs(largest):.3f}). "
+        f"{count} of neurons of layer '{name}' say nearly the same: {closest}{more} (correlation ±{value:.3f}). "
         "Merge or prune one of each: the layer may be larger than it needs to be."
     )
-    yield Alert("duplicate neurons", name, epoch, neurons, abs(largest), threshold, message)
+    yield Alert("duplicate neurons", name, epoch, neurons, value, threshold, message)
 
 
 def _step(name: str, what: str, old: float, new: float, before: int, latest: int) -> str:

@@ -7,7 +7,7 @@ and what is seen of the smaller layer goes into the columns that are left. A neu
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -69,9 +69,18 @@ class LayerHistory:
         return len(self.present)
 
     @property
+    def dead_since(self) -> NDArray[np.int64]:
+        """The index in `epochs` since which a neuron was dead whenever it was seen; -1 for the others. (N,)."""
+        since = np.full(self.size, -1, np.int64)
+        for index, row in enumerate(self.state):
+            since[(row == State.DEAD) & (since < 0)] = index
+            since[row == State.ALIVE] = -1
+        return since
+
+    @property
     def dead(self) -> Flags:
-        """Which neurons are still in the model and were dead when they were last seen: (N,)."""
-        dead: Flags = self.present & (_last_seen(self.state) == State.DEAD)
+        """Which neurons are still in the model and were dead when they were last seen. (N,)."""
+        dead: Flags = self.present & (self.dead_since >= 0)
         return dead
 
 
@@ -188,11 +197,20 @@ class NeuronHistory:
 
     def deaths(self) -> list[NeuronEvent]:
         """Neurons that were dead when last seen, and the epoch since which they had always been; removed ones too."""
-        return list(self._events(_deaths))
+        events: list[NeuronEvent] = []
+        for name in self.layers:
+            since = self.layer(name).dead_since
+            dead = [int(neuron) for neuron in np.argsort(since, kind="stable") if since[neuron] >= 0]
+            events += [NeuronEvent(name, neuron, self.epochs[since[neuron]]) for neuron in dead]
+        return events
 
     def revivals(self) -> list[NeuronEvent]:
         """Every time that a neuron was active and had been dead when it was seen before."""
-        return list(self._events(_revivals))
+        return [
+            NeuronEvent(name, neuron, self.epochs[index])
+            for name in self.layers
+            for index, neuron in _revivals(self.layer(name).state)
+        ]
 
     def save(self, path: str | Path) -> None:
         """Write the history as .npz, whole or not at all; raises `StorageError`."""
@@ -226,11 +244,6 @@ class NeuronHistory:
         if name not in self._present:
             raise UnknownLayerError(f"There is no history of a layer '{name}'.{nearest(name, self._present)}")
 
-    def _events(self, find: Callable[[States], Iterator[tuple[int, int]]]) -> Iterator[NeuronEvent]:
-        for name in self.layers:
-            for index, neuron in sorted(find(self.layer(name).state)):
-                yield NeuronEvent(name, neuron, self.epochs[index])
-
 
 def _row(group: GroupActivity | None, present: Flags) -> _Row:
     """What was seen of a layer (None: nothing), in the columns of the neurons that are present."""
@@ -243,25 +256,6 @@ def _row(group: GroupActivity | None, present: Flags) -> _Row:
             raise DataError(f"The activity of layer '{group.name}' is NaN.", hint="Look for NaN in the data.")
         state[present] = np.where(group.dead, State.DEAD, State.ALIVE)
     return _Row(values, state)
-
-
-def _last_seen(state: States) -> States:
-    """For every neuron the last state (N,) that says whether it lived; UNSEEN for one that was never seen."""
-    last = np.full(state.shape[1], State.UNSEEN, np.uint8)
-    for row in state:
-        seen = (row == State.ALIVE) | (row == State.DEAD)
-        last[seen] = row[seen]
-    return last
-
-
-def _deaths(state: States) -> Iterator[tuple[int, int]]:
-    """(index of the epoch, neuron) for each that was dead when last seen."""
-    since = np.full(state.shape[1], -1)
-    for index, row in enumerate(state):
-        since[(row == State.DEAD) & (since < 0)] = index
-        since[row == State.ALIVE] = -1
-    for neuron in np.flatnonzero(since >= 0).tolist():
-        yield int(since[neuron]), neuron
 
 
 def _revivals(state: States) -> Iterator[tuple[int, int]]:

@@ -1,6 +1,6 @@
 """Pictures of the neurons' activity: a heat map of all layers, and a histogram of each. PNG files.
 
-matplotlib comes with the extra "plot". Figures are made without pyplot, so no backend is chosen and no state is left.
+matplotlib comes with the extra "plot".
 """
 
 from __future__ import annotations
@@ -8,18 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tracker.activity import ActivityStats, GroupActivity
 from tracker.errors import DataError
-from tracker.extras import require
-from tracker.files import atomic_path
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from tracker.figures import BLUE, GREY, SEQUENTIAL, VERMILION, label, new_figure, saved
 
 Statistic = Literal["firing_frequency", "mean_magnitude", "mean", "variance", "minimum", "maximum", "saturation"]
 
@@ -34,15 +30,7 @@ _TITLES: Mapping[str, str] = {
 }
 _BOUNDED = ("firing_frequency", "saturation")
 
-# Okabe & Ito's colours and the map "cividis" stay apart for people with any of the common colour vision deficiencies.
-_BLUE = "#0072B2"
-_VERMILION = "#D55E00"
-_GREY = "#767676"
-_MAP = "cividis"
-
-_DPI = 150
 _COLUMNS = 256
-_NAME_LENGTH = 34
 _BINS = 40
 _HISTOGRAMS_ACROSS = 3
 _MOST_HISTOGRAMS = 48
@@ -60,12 +48,12 @@ def plot_heatmap(stats: ActivityStats, path: str | Path, statistic: Statistic = 
     _check(stats, statistic)
     rows = np.stack([_stretched(np.sort(_values(group, statistic)), statistic) for group in stats.values()])
     names = list(stats)
-    figure = _figure(9.0, 1.5 + 0.28 * len(names))
+    figure = new_figure(9.0, 1.5 + 0.28 * len(names))
     axes = figure.add_subplot()
     signed = bool((rows < 0).any())
     low, high = (0.0, 1.0) if not signed else (-1.0, 1.0)
-    image = axes.imshow(rows, aspect="auto", interpolation="nearest", cmap=_MAP, vmin=low, vmax=high)
-    axes.set_yticks(range(len(names)), [_shortened(name) for name in names], fontsize=8)
+    image = axes.imshow(rows, aspect="auto", interpolation="nearest", cmap=SEQUENTIAL, vmin=low, vmax=high)
+    axes.set_yticks(range(len(names)), [label(name) for name in names], fontsize=8)
     axes.set_xticks([0, rows.shape[1] - 1], ["lowest", "highest"], fontsize=8)
     axes.get_xticklabels()[0].set_horizontalalignment("left")
     axes.get_xticklabels()[1].set_horizontalalignment("right")
@@ -75,23 +63,23 @@ def plot_heatmap(stats: ActivityStats, path: str | Path, statistic: Statistic = 
     axes.hlines(np.arange(1, len(names)) - 0.5, -0.5, rows.shape[1] - 0.5, color="white", linewidth=2)
     for index, group in enumerate(stats.values()):
         dead = int(group.dead.sum())
-        label = f"{group.size} neurons" if not dead else f"{dead} of {group.size} dead"
+        count = f"{group.size} neurons" if not dead else f"{dead} of {group.size} dead"
         axes.annotate(
-            label,
+            count,
             (1.0, index),
             xycoords=("axes fraction", "data"),
             xytext=(6, 0),
             textcoords="offset points",
             va="center",
             fontsize=8,
-            color=_VERMILION if dead else _GREY,
+            color=VERMILION if dead else GREY,
         )
     unit = "" if statistic in _BOUNDED else ", share of the layer's largest"
     bar = figure.colorbar(image, ax=axes, pad=0.12, fraction=0.03, aspect=max(8, 2.2 * len(names)))
     bar.ax.tick_params(labelsize=8, length=0)
     bar.outline.set_visible(False)
     axes.set_title(f"{_TITLES[statistic]} of {stats.model}'s neurons{unit}", fontsize=11, loc="left", pad=10)
-    return _saved(figure, path)
+    return saved(figure, path)
 
 
 def plot_histograms(stats: ActivityStats, path: str | Path, statistic: Statistic = "firing_frequency") -> Path:
@@ -105,7 +93,7 @@ def plot_histograms(stats: ActivityStats, path: str | Path, statistic: Statistic
         shown = [shown[i] for i in np.linspace(0, len(shown) - 1, _MOST_HISTOGRAMS).round().astype(int)]
     across = min(_HISTOGRAMS_ACROSS, len(shown))
     down = math.ceil(len(shown) / across)
-    figure = _figure(3.1 * across + 0.6, 1.9 * down + 0.7)
+    figure = new_figure(3.1 * across + 0.6, 1.9 * down + 0.7)
     grid = figure.subplots(down, across, squeeze=False)
     for axes, name in zip(grid.flat, shown, strict=False):
         _histogram(axes, stats[name], statistic)
@@ -115,7 +103,7 @@ def plot_histograms(stats: ActivityStats, path: str | Path, statistic: Statistic
         row[0].set_ylabel("neurons", fontsize=8)
     some = f" ({len(shown)} of {len(stats)} layers)" if len(shown) < len(stats) else ""
     figure.suptitle(f"{_TITLES[statistic]} of {stats.model}'s neurons{some}", fontsize=11, x=0.01, ha="left")
-    return _saved(figure, path)
+    return saved(figure, path)
 
 
 def _histogram(axes: Any, group: GroupActivity, statistic: Statistic) -> None:
@@ -127,10 +115,10 @@ def _histogram(axes: Any, group: GroupActivity, statistic: Statistic) -> None:
         bins=min(_BINS, max(10, group.size // 2)),
         range=span,
         stacked=True,
-        color=[_BLUE, _VERMILION],
+        color=[BLUE, VERMILION],
     )
     count = int(dead.sum())
-    axes.set_title(_shortened(group.name), fontsize=8, loc="left")
+    axes.set_title(label(group.name), fontsize=8, loc="left")
     axes.annotate(
         f"{count} of {group.size} dead" if count else f"{group.size} neurons",
         (1, 1.02),
@@ -138,28 +126,14 @@ def _histogram(axes: Any, group: GroupActivity, statistic: Statistic) -> None:
         ha="right",
         va="bottom",
         fontsize=7,
-        color=_VERMILION if count else _GREY,
+        color=VERMILION if count else GREY,
     )
     axes.set_xlim(*span)
     axes.yaxis.get_major_locator().set_params(integer=True, nbins=4)
     axes.xaxis.get_major_locator().set_params(nbins=5)
-    axes.tick_params(labelsize=7, length=2, color=_GREY)
+    axes.tick_params(labelsize=7, length=2, color=GREY)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_GREY)
-
-
-def _figure(width: float, height: float) -> Figure:
-    module = require("matplotlib.figure", "plot")
-    figure: Figure = module.Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
-    return figure
-
-
-def _saved(figure: Figure, path: str | Path) -> Path:
-    agg = require("matplotlib.backends.backend_agg", "plot")
-    canvas = agg.FigureCanvasAgg(figure)
-    with atomic_path(path) as temporary:
-        canvas.print_png(temporary)
-    return Path(path)
+    axes.spines[["left", "bottom"]].set_color(GREY)
 
 
 def _check(stats: ActivityStats, statistic: str) -> None:
@@ -188,11 +162,3 @@ def _stretched(values: NDArray[np.float64], statistic: Statistic) -> NDArray[np.
 def _span(values: NDArray[np.float64]) -> tuple[float, float]:
     low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
     return (low, high) if high > low else (0.0, 1.0)
-
-
-def _shortened(name: str) -> str:
-    """A long name without its middle: the block's number is near the front, what the layer is at the end."""
-    if len(name) <= _NAME_LENGTH:
-        return name
-    front = _NAME_LENGTH // 2 - 2
-    return f"{name[:front]}…{name[front + 1 - _NAME_LENGTH :]}"

@@ -8,7 +8,8 @@ from tests.tracker.watched_models import CNN, images
 
 from tracker.activity import ActivityStats, GroupActivity, observe
 from tracker.errors import DataError, MissingExtraError, StorageError
-from tracker.plots import _shortened, _stretched, plot_heatmap, plot_histograms
+from tracker.figures import label
+from tracker.plots import _stretched, plot_heatmap, plot_histograms
 
 pytest.importorskip("matplotlib")
 
@@ -70,11 +71,16 @@ def test_narrow_layers_are_stretched() -> None:
 
 def test_long_names_keep_both_ends() -> None:
     name = "encoder.layers_with_a_long_name.11.intermediate.dense"
-    shortened = _shortened(name)
+    shortened = label(name)
     assert len(shortened) == 34
     assert name.startswith(shortened.split("…")[0])
     assert name.endswith(shortened.split("…")[1])
-    assert _shortened("fc1") == "fc1"
+    assert label("fc1") == "fc1"
+
+
+def test_names_that_have_no_glyphs_are_escaped() -> None:
+    assert label("größe.0") == "größe.0"
+    assert label("層\n0\t") == r"\u5c64\n0\t"
 
 
 def test_no_backend_is_chosen(tmp_path: Path) -> None:
