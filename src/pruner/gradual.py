@@ -269,11 +269,6 @@ def reshape(model: nn.Module, state: Mapping[str, Any], optimizer: Companions | 
     return model
 
 
-def _quick_config() -> PruningConfig:
-    """A dry run before each removal costs time in every epoch and finds nothing that the removal would not."""
-    return create_default_config().update(validation={"dry_run_first": False})
-
-
 def _check_version(state: Mapping[str, Any]) -> None:
     if state.get("version") != FORMAT_VERSION:
         raise PlanError(

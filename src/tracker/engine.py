@@ -205,7 +205,7 @@ class NeuronEngine:
         return tracker.history
 
     def save_neuron_history(self, path: str | Path, *, name: str | None = None) -> None:
-        """Write the history of every neuron as .npz; raises `StorageError`."""
+        """Write the history of every neuron as safetensors; raises `StorageError`."""
         self.neuron_history(name).save(path)
 
     def load_neuron_history(self, path: str | Path, *, name: str | None = None) -> NeuronHistory:

@@ -47,8 +47,12 @@ def label(name: str, length: int = _NAME_LENGTH) -> str:
 
     The block's number is near the front, what the layer is at the end.
     """
-    drawn = "".join(c if c.isprintable() and ord(c) < _DRAWN else c.encode("unicode_escape").decode() for c in name)
+    drawn = "".join(c if _has_glyph(c) else c.encode("unicode_escape").decode() for c in name)
     if len(drawn) <= length:
         return drawn
     front = length // 2 - 2
     return f"{drawn[:front]}…{drawn[front + 1 - length :]}"
+
+
+def _has_glyph(character: str) -> bool:
+    return character.isprintable() and (ord(character) < _DRAWN or character == "…")

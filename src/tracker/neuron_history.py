@@ -213,7 +213,7 @@ class NeuronHistory:
         ]
 
     def save(self, path: str | Path) -> None:
-        """Write the history as .npz, whole or not at all; raises `StorageError`."""
+        """Write the history as safetensors, whole or not at all; raises `StorageError`."""
         write_archive(path, Archive(self.model, self.epochs, {name: self._stacked(name) for name in self.layers}))
 
     @classmethod

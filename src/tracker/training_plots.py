@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from os.path import commonprefix
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -222,7 +222,8 @@ def _headings(names: Sequence[str]) -> list[str]:
     """Names short enough for a panel: without the modules that all of them lie in, and in two lines where needed."""
     if all(len(name) <= _NAME_LENGTH for name in names):
         return [label(name, _NAME_LENGTH) for name in names]
-    shared = commonprefix([name.split(".")[:-1] for name in names])
+    modules = zip(*(name.split(".")[:-1] for name in names), strict=False)
+    shared = [level[0] for level in takewhile(lambda level: len(set(level)) == 1, modules)]
     start = len(".".join(shared)) + 1 if shared else 0
     return [_folded("…" * bool(shared) + name[start:]) for name in names]
 
