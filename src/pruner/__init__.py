@@ -20,6 +20,7 @@ from pruner.metrics import PruningMetrics, compute_metrics
 from pruner.optimization import optimize
 from pruner.plan import PruningPlan
 from pruner.prune_result import PruneResult
+from pruner.recovery import Recovery, recover
 from pruner.strategies import GradualPruner, MagnitudePruner, StructuredPruner
 from pruner.validation import PruningValidator, validate_pruning
 from pruner.verification import VerificationReport, verify
@@ -39,6 +40,7 @@ __all__ = [
     "PruningMetrics",
     "PruningPlan",
     "PruningValidator",
+    "Recovery",
     "Saved",
     "StructuredPruner",
     "VerificationReport",
@@ -56,6 +58,7 @@ __all__ = [
     "optimize",
     "prune_",
     "pruning_history",
+    "recover",
     "save_pruned",
     "validate_pruning",
     "verify",

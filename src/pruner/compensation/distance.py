@@ -65,3 +65,20 @@ def distance(found: Answer, dense: Answer, unit: float) -> Tensor:
 def tensors(output: Any) -> list[Tensor]:
     """The floating-point tensors of what a block returns."""
     return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def mean_error(outputs: Sequence[Tensor], wanted: Sequence[Tensor], batch: Batch, scale: Sequence[float]) -> Tensor:
+    """The mean square of the differences, each tensor in units of its `scale`, padding left out."""
+    parts = [
+        (rows(x, batch).float() - rows(y, batch).float()).square().mean() / variance
+        for x, y, variance in zip(outputs, wanted, scale, strict=True)
+    ]
+    return torch.stack(parts).mean()
+
+
+def rows(x: Tensor, batch: Batch) -> Tensor:
+    """Without padding, as (samples, features)."""
+    mask = batch.mask
+    if mask is not None and x.dim() >= 3 and x.shape[:2] == mask.shape:
+        return x[mask]
+    return x.flatten(0, -2) if x.dim() > 1 else x.unsqueeze(0)

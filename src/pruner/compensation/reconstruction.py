@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from pruner.compensation.calibration import Calibration
-from pruner.compensation.distance import answer, distance, spread, tensors
+from pruner.compensation.distance import answer, distance, mean_error, rows, spread, tensors
 from pruner.compensation.stages import Inputs, Stages
 from tracker.batches import Batch, forward
 from tracker.progress import progress
@@ -99,7 +99,7 @@ def _reconstruct(
             output = module(*_fresh(args), **_fresh(kwargs))
         else:
             output = pruned.run(stage, number, last=last)
-        return _error(tensors(output), wanted[number], dense.batches[number], scale)
+        return mean_error(tensors(output), wanted[number], dense.batches[number], scale)
 
     return fit(name, own, loss, dense.data, steps, seed)
 
@@ -188,26 +188,10 @@ def _variances(wanted: Sequence[Sequence[Tensor]], batches: Sequence[Batch]) -> 
     """The variance of each tensor that a block writes, over all its values."""
     found = []
     for place in range(len(wanted[0])):
-        parts = [_real(outputs[place], batch) for outputs, batch in zip(wanted, batches, strict=True)]
+        parts = [rows(outputs[place], batch) for outputs, batch in zip(wanted, batches, strict=True)]
         total = torch.stack([(p.float() - p.float().mean(0)).square().mean() for p in parts]).mean()
         found.append(max(float(total), 1e-12))
     return found
-
-
-def _error(outputs: Sequence[Tensor], wanted: Sequence[Tensor], batch: Batch, scale: Sequence[float]) -> Tensor:
-    parts = [
-        (_real(x, batch).float() - _real(y, batch).float()).square().mean() / variance
-        for x, y, variance in zip(outputs, wanted, scale, strict=True)
-    ]
-    return torch.stack(parts).mean()
-
-
-def _real(x: Tensor, batch: Batch) -> Tensor:
-    """Without padding, as (samples, features)."""
-    mask = batch.mask
-    if mask is not None and x.dim() >= 3 and x.shape[:2] == mask.shape:
-        return x[mask]
-    return x.flatten(0, -2) if x.dim() > 1 else x.unsqueeze(0)
 
 
 def _detached(inputs: Inputs) -> Inputs:

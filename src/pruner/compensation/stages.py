@@ -164,16 +164,16 @@ def course_of(model: nn.Module, modules: Collection[str], batches: Sequence[Batc
     It has to run as a whole where a block runs several times, or is called with something else where those before it
     are skipped.
     """
-    calls = _calls(model, batches[0])
+    calls = calls_of(model, batches[0])
     first = {name: times[0] for name, times in calls.items()}
-    blocks = sorted(_blocks(model, calls, modules), key=lambda name: first[name])
+    blocks = blocks_of(model, calls, modules)
     covered = all(any(_within(module, block) for block in blocks) for module in modules)
     if not covered or len(blocks) < 2 or any(len(calls[block]) != 1 for block in blocks):
         return Course((), True, first)
     return _checked(model, tuple(blocks), batches[0], first)
 
 
-def _calls(model: nn.Module, batch: Batch) -> dict[str, list[int]]:
+def calls_of(model: nn.Module, batch: Batch) -> dict[str, list[int]]:
     """When each module was called, in one run."""
     calls: dict[str, list[int]] = {}
     count = iter(range(10**9))
@@ -187,7 +187,8 @@ def _calls(model: nn.Module, batch: Batch) -> dict[str, list[int]]:
     return calls
 
 
-def _blocks(model: nn.Module, calls: Mapping[str, list[int]], modules: Collection[str]) -> list[str]:
+def blocks_of(model: nn.Module, calls: Mapping[str, list[int]], modules: Collection[str]) -> list[str]:
+    """The modules that a model consists of, in running order: the items of its lists, or what in it has `modules`."""
     named = dict(model.named_modules())
 
     def inside(name: str) -> int:
@@ -211,7 +212,7 @@ def _blocks(model: nn.Module, calls: Mapping[str, list[int]], modules: Collectio
             return [name]
         return [block for child in children for block in walk(child, named[name])]
 
-    return walk("", None)
+    return sorted(walk("", None), key=lambda name: calls[name][0])
 
 
 def _children(name: str, module: nn.Module) -> list[str]:
