@@ -137,7 +137,7 @@ def recover(
 
 
 class _Kept:
-    """The values of parameters and of all buffers, to go back to. A module may have put other tensors in for buffers."""
+    """The values of parameters and of all buffers, to go back to. A module may put other tensors in for buffers."""
 
     def __init__(self, model: nn.Module, parameters: Iterable[Tensor]) -> None:
         self._model = model
