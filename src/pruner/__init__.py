@@ -1,6 +1,6 @@
 """Which neurons go, and is the model still right?"""
 
-from pruner.apply import check, prune_, pruning_history
+from pruner.apply import check, prune_
 from pruner.captured import capture
 from pruner.checkpoint import Saved, load_pruned, save_pruned
 from pruner.compression import compress
@@ -12,9 +12,12 @@ from pruner.config import (
 )
 from pruner.core import NeuronPruner
 from pruner.engine import PruningEngine
+from pruner.expansion import ExpansionResult, expand_
+from pruner.expansion_plan import ExpansionPlan
 from pruner.exporting import Exported, export
 from pruner.gradual import GradualPruning
 from pruner.integration import IntegratedSystem
+from pruner.lineage import pruning_history
 from pruner.masking import masked
 from pruner.metrics import PruningMetrics, compute_metrics
 from pruner.optimization import optimize
@@ -27,6 +30,8 @@ from pruner.verification import VerificationReport, verify
 from pruner.workflow import IntegratedTrackingPruningWorkflow, create_simple_workflow
 
 __all__ = [
+    "ExpansionPlan",
+    "ExpansionResult",
     "Exported",
     "GradualPruner",
     "GradualPruning",
@@ -52,6 +57,7 @@ __all__ = [
     "create_conservative_config",
     "create_default_config",
     "create_simple_workflow",
+    "expand_",
     "export",
     "load_pruned",
     "masked",

@@ -1,7 +1,8 @@
 """A dense model becomes the pruned one of a checkpoint: its tensors and integers are replaced, each after a check.
 
-Everything in a checkpoint may come from a stranger. It may only make the model smaller: no shape and no integer may
-exceed the dense model's, and only attributes that hold an integer already are written.
+Everything in a checkpoint may come from a stranger. No shape and no integer may exceed the dense model's, or what its
+history says was added (a file has to hold all those numbers, too), and only attributes that hold an integer already are
+written.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from pruner.apply import HISTORY
-from pruner.manifest import IntegerEntry, Manifest
+from pruner.lineage import HISTORY
+from pruner.manifest import IntegerEntry, Manifest, growth
 from pruner.skeleton import MODULE_INTERNALS, named_tensors, plain_tensors
 from pruner.tensor_file import DTYPES, check_same_names
 from tracker.code_sites import Site
@@ -41,7 +42,7 @@ def assemble(built: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor]
     Raises `CheckpointError` where an integer is out of place, or a tensor of the model is left without values.
     """
     for entry in manifest.integers:
-        _set_integer(path, built, entry)
+        _set_integer(path, built, entry, growth(manifest.history))
     _fill(built, manifest, tensors)
     _check_nothing_missing(path, built)
     vars(built)[HISTORY] = tuple(record.model_dump_json() for record in manifest.history)
@@ -51,6 +52,7 @@ def assemble(built: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor]
 def _check_tensors(path: Path, manifest: Manifest, built: nn.Module) -> None:
     """Every tensor of the model is in the manifest and the other way round, of its kind and no larger."""
     own = dict(named_tensors(built))
+    most = growth(manifest.history)
     for alias, first in manifest.tied.items():
         if first not in manifest.tensors or alias in manifest.tensors:
             raise CheckpointError(f"{path}: '{alias}' is tied to '{first}', which is no tensor of its own.")
@@ -59,7 +61,7 @@ def _check_tensors(path: Path, manifest: Manifest, built: nn.Module) -> None:
         entry = manifest.tensors[manifest.tied.get(name, name)]
         same_kind = kind_of(tensor) == entry.kind and _family(DTYPES[entry.dtype]) == _family(tensor.dtype)
         fits = len(entry.shape) == tensor.dim() and all(
-            new <= old for new, old in zip(entry.shape, tensor.shape, strict=True)
+            new <= old * most for new, old in zip(entry.shape, tensor.shape, strict=True)
         )
         if not same_kind or not fits:
             raise CheckpointError(
@@ -78,8 +80,8 @@ def _family(dtype: torch.dtype) -> str:
     return "floating" if dtype.is_floating_point else str(dtype)
 
 
-def _set_integer(path: Path, built: nn.Module, entry: IntegerEntry) -> None:
-    """Only an integer that is there already, in a module's own attributes, and only a smaller one."""
+def _set_integer(path: Path, built: nn.Module, entry: IntegerEntry, most: float) -> None:
+    """Only an integer that is there already, in a module's own attributes, and at most `most` times as large a one."""
     where = ".".join([entry.module, *map(str, entry.path)]).lstrip(".")[:100]
     value = _own_value(built, entry)
     if type(value) is not int:
@@ -88,10 +90,10 @@ def _set_integer(path: Path, built: nn.Module, entry: IntegerEntry) -> None:
             f"expected an integer, found {type(value).__name__}.",
             hint="The checkpoint is not of this model.",
         )
-    if entry.value > value:
+    if entry.value > value * most:
         raise CheckpointError(
-            f"{path}: '{where}': expected at most {value}, found {entry.value}.",
-            hint="Pruning only makes a model smaller: the checkpoint is not of this model.",
+            f"{path}: '{where}': expected at most {int(value * most)}, found {entry.value}.",
+            hint="The checkpoint is not of this model.",
         )
     try:
         write_path(built.get_submodule(entry.module), tuple(entry.path), entry.value)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from pruner.apply import HISTORY
 from pruner.companions import Along, Companions
+from pruner.lineage import HISTORY
 from pruner.snapshot import Snapshot
 from tracker.admission import unwrapped
 from tracker.errors import PlanError

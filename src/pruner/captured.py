@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pruner.apply import expect_exact, pruning_history
+from pruner.apply import expect_exact
 from pruner.equivalence import Expected, answers, batch_of
+from pruner.lineage import pruning_history
 from pruner.masking import maskable, silenced
 from pruner.plan import PruningPlan
 from pruner.repair import Repair, checked, give, repaired_in

@@ -1,10 +1,10 @@
 """Pruned models on disk: `model.safetensors` and `pruning.json`, written whole, read with distrust, never unpickled.
 
-A checkpoint is loaded by building the original class and giving it the tensors and integers in the files. Those may
-only make the model smaller: no shape and no integer may exceed the dense model's, so that a file cannot make the loader
-allocate more than the dense model would take. `model.safetensors` holds what a state_dict holds, each tensor once. The
-buffers that a state_dict leaves out lie in `buffers.safetensors`: a model built on the meta device has no values for
-them.
+A checkpoint is loaded by building the original class and giving it the tensors and integers in the files. No shape and
+no integer may exceed the dense model's, or what the history says was added, and no tensor what the file really holds:
+so a file cannot make the loader allocate more than the dense model or the file itself takes. `model.safetensors` holds
+what a state_dict holds, each tensor once. The buffers that a state_dict leaves out lie in `buffers.safetensors`: a
+model built on the meta device has no values for them.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pruner.apply import pruning_history
 from pruner.assembly import assemble, check_sizes, kind_of
 from pruner.likeness import difference_between
+from pruner.lineage import pruning_history
 from pruner.manifest import (
     MANIFEST,
     FileEntry,
@@ -74,7 +74,7 @@ def save_pruned(
     """Write `model` to `directory` as `model.safetensors` and `pruning.json`, from which `load_pruned` makes it again.
 
     A process killed at any point leaves the checkpoint that was there before, or the new one. What was removed, in how
-    many steps, comes from the model's own record (`pruner.apply.pruning_history`).
+    many steps, comes from the model's own record (`pruner.lineage.pruning_history`).
 
     A model of transformers gets its configuration, generation configuration, tokenizer and model card as well. Where
     some configuration of its class has these very widths, `from_pretrained(directory)` loads it with nothing of ours;

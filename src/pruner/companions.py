@@ -7,7 +7,7 @@ and shapes. A master is a copy in higher precision that an optimizer steps inste
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -24,10 +24,14 @@ Companions = Optimizer | nn.Module | Sequence[Optimizer | nn.Module]
 
 
 class Follower(NamedTuple):
-    """A tensor that shrinks with another one: for each of its dimensions that do, the dimension of the other."""
+    """A tensor that changes its size with another one: for each of its dimensions that do, the dimension of the other.
+
+    `degree` is None where it holds what the other does (weights), else by which power of the gradient it grows.
+    """
 
     tensor: Tensor
     dims: Mapping[int, int]
+    degree: int | None
 
 
 @dataclass(frozen=True)
@@ -73,18 +77,32 @@ class Along:
         twins = [named[names[0]] for named in self.twins if names[0] in named]
         for one in (tensor, *masters, *twins):
             if one is not tensor:
-                yield Follower(one, same)
+                yield Follower(one, same, None)
             if one.grad is not None:
-                yield Follower(one.grad, same)
-        for value in vars(tensor).values():  # as some trainers hang masters and gradients on parameters
+                yield Follower(one.grad, same, 1)
+        for key, value in vars(tensor).items():  # as some trainers hang masters and gradients on parameters
             if isinstance(value, Tensor) and value.shape == tensor.shape and id(value) not in own:
-                yield Follower(value, same)
+                yield Follower(value, same, 1 if "grad" in key else None)
         for optimizer in self.optimizers:
             for stepped in (tensor, *masters):
-                for key, value in optimizer.state.get(stepped, {}).items():
+                kept = {str(key): value for key, value in optimizer.state.get(stepped, {}).items()}
+                for key, value in kept.items():
                     for state in tree_leaves(value):
                         if isinstance(state, Tensor) and state.numel() != 1:
-                            yield Follower(state, _dims(optimizer, names[0], tensor, str(key), state))
+                            dims = _dims(optimizer, names[0], tensor, key, state)
+                            yield Follower(state, dims, _degree(str(key), kept))
+
+
+def _degree(key: str, keys: Collection[str]) -> int | None:
+    """See `Follower`; by what PyTorch's and other common optimizers call their state."""
+    squares = ("sq", "sum", "row", "col", "var")
+    if any(part in key for part in squares):
+        return 2
+    if key == "ax" or "master" in key:
+        return None
+    # What was divided by the root of the squares before it was kept does not grow.
+    normalised = key == "momentum_buffer" and any(part in other for other in keys for part in squares)
+    return 0 if normalised or key in ("acc_delta", "step_size") else 1
 
 
 def _dims(optimizer: Optimizer, name: str, tensor: Tensor, key: str, state: Tensor) -> dict[int, int]:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from pruner import schedule as schedules
-from pruner.apply import prune_, pruning_history
+from pruner.apply import prune_
 from pruner.companions import Companions
 from pruner.compensation.budgets import searched
 from pruner.compensation.targets import checked_target, parameters_left
@@ -22,7 +22,10 @@ from pruner.config import PruningConfig, create_default_config
 from pruner.current_map import current_map
 from pruner.engine import PruningEngine
 from pruner.execution import Results
+from pruner.expansion import expand_
+from pruner.expansion_plan import ExpansionPlan
 from pruner.limits import checked_share
+from pruner.lineage import pruning_history
 from pruner.metrics import count_parameters
 from pruner.plan import PruningPlan
 from tracker.activity import ActivityStats
@@ -190,10 +193,12 @@ class GradualPruning:
         """Find the neurons, if that was not done yet."""
         self.engine.see(self.model, self.data_loader, self._example)
 
-    def _history(self) -> list[dict[str, list[int]]]:
-        """What each removal so far took from which layer."""
-        records = pruning_history(self.model)
-        return [{name: layer["removed"] for name, layer in record["layers"].items()} for record in records]
+    def _history(self) -> list[dict[str, dict[str, list[int]]]]:
+        """What each step so far took from which layer, or added to it."""
+        return [
+            {name: {"removed": layer["removed"], "copied": layer["copied"]} for name, layer in layers.items()}
+            for layers in (record["layers"] for record in pruning_history(self.model))
+        ]
 
     def _begin_watching(self) -> None:
         self._look()
@@ -264,8 +269,14 @@ def reshape(model: nn.Module, state: Mapping[str, Any], optimizer: Companions | 
         raise PlanError(
             "The model has lost neurons already.", hint="Build it anew; a state gives a dense model its shapes."
         )
-    for removed in state["history"]:
-        prune_(model, PruningPlan(removed), current_map(model), optimizer=optimizer, proof=False)
+    for layers in state["history"]:
+        neurons = current_map(model)
+        added = {name: layer["copied"] for name, layer in layers.items() if layer["copied"]}
+        if added:
+            expand_(model, ExpansionPlan(added), neurons, optimizer=optimizer, proof=False)
+        else:
+            gone = {name: layer["removed"] for name, layer in layers.items()}
+            prune_(model, PruningPlan(gone), neurons, optimizer=optimizer, proof=False)
     return model
 
 

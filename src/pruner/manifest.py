@@ -6,6 +6,7 @@ there, in `pruner.checkpoint`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from os import PathLike
 from typing import Annotated, Any, Literal
@@ -57,10 +58,11 @@ class FileEntry(_Part):
 
 
 class LayerRecord(_Part):
-    """A layer's size before one pruning, and the neurons that went."""
+    """A layer's size before one change, the neurons that went, and those that more were made of, twice for two."""
 
     neurons: Size
     removed: list[Size]
+    copied: list[Size] = Field(default_factory=list)
 
 
 class IntegerRecord(_Part):
@@ -103,7 +105,7 @@ class Manifest(_Part):
     `model` is the class; `origin` says how a known library builds the dense model, and `base` how its user called it,
     for whoever loads it to use or not; `tensors` are by their first name and `tied` gives every other name of one its
     first. `integers` and shapes are final values, whatever was pruned in how many steps. `kept` gives, for every layer
-    that lost neurons, the ones that stay, by their numbers in the dense model. `history` has one record for each
+    that changed, the neurons that are there, by their numbers in the dense model. `history` has one record for each
     pruning. `plain` says whether transformers loads the checkpoint with nothing of ours.
     """
 
@@ -164,11 +166,22 @@ def read_manifest(directory: str | PathLike[str]) -> Manifest:
 
 
 def kept_neurons(history: Sequence[PruningRecord]) -> dict[str, list[int]]:
-    """For every layer that lost neurons in any of several prunings, what stays, by its numbers before the first."""
+    """For every layer that changed in any of several steps, what is there, by its numbers before the first.
+
+    A neuron that was added goes by the number of the one it was made of.
+    """
     kept: dict[str, list[int]] = {}
     for record in history:
         for layer, entry in record.layers.items():
-            gone = set(entry.removed)
-            before = kept.get(layer, range(entry.neurons))
-            kept[layer] = [neuron for index, neuron in enumerate(before) if index not in gone]
+            gone, more = set(entry.removed), Counter(entry.copied)
+            before = enumerate(kept.get(layer, range(entry.neurons)))
+            kept[layer] = [n for index, n in before if index not in gone for _ in range(1 + more[index])]
     return kept
+
+
+def growth(history: Sequence[PruningRecord]) -> float:
+    """How many times as large as the dense model's a size may be at most: 1 where nothing was ever added."""
+    factor = 1.0
+    for record in history:
+        factor *= max((1 + len(e.copied) / e.neurons for e in record.layers.values() if e.neurons), default=1.0)
+    return factor

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from pruner.manifest import Manifest, PruningRecord
+from pruner.manifest import Manifest, PruningRecord, growth
 
 CARD = "README.md"
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -39,7 +39,8 @@ def _title(manifest: Manifest) -> str:
     if not manifest.history:
         return f"# {manifest.model}\n\nA {manifest.model}{of}, saved without having been pruned."
     return (
-        f"# {manifest.model}, pruned\n\nA {manifest.model}{of} from which neurons were removed with NeuronScope.{size}"
+        f"# {manifest.model}, pruned\n\nA {manifest.model}{of} from which neurons were removed with NeuronScope"
+        f"{', and to which some were added' if growth(manifest.history) > 1 else ''}.{size}"
     )
 
 
@@ -68,8 +69,15 @@ def _proof(history: Sequence[PruningRecord]) -> str:
     lines = ["## Proof", ""]
     for number, record in enumerate(history, 1):
         step = f"Step {number}: after" if len(history) > 1 else "After"
-        if record.proof is None:
-            lines.append(f"{step} the removal no comparison with the masked model was made.")
+        added = any(layer.copied for layer in record.layers.values())
+        if added and record.proof is not None:
+            lines.append(
+                f"{step} neurons were added the model gave the outputs of the one before: the largest difference, in "
+                f"`{record.proof.output}`, is {record.proof.error:.1e} of the largest value (rounding allows "
+                f"{record.proof.tolerance:.1e})."
+            )
+        elif record.proof is None:
+            lines.append(f"{step} the change no comparison was made.")
         else:
             lines.append(
                 f"{step} the removal the model gave the outputs of the original with the same neurons set to zero: "

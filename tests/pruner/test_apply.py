@@ -11,8 +11,9 @@ from tests.pruner.before_and_after import everything, interrupted
 from tests.pruner.small_models import CASES, ResidualCNN, case, randomised
 from torch import nn
 
-from pruner.apply import check, prune_, pruning_history
+from pruner.apply import check, prune_
 from pruner.equivalence import Agreement, answers
+from pruner.lineage import pruning_history
 from pruner.masking import masked
 from pruner.plan import PruningPlan
 from tracker.batches import Batch
@@ -292,7 +293,7 @@ def test_the_model_carries_its_history_and_so_do_copies():
     copied = copy.deepcopy(model)
     prune_(copied, PruningPlan({"fc1": [0, 1]}), discover(copied, x))
     one, two = pruning_history(copied)
-    assert one["layers"] == {"conv1": {"neurons": 8, "removed": [3]}}
+    assert one["layers"] == {"conv1": {"neurons": 8, "removed": [3], "copied": []}}
     assert one["provenance"] == {"strategy": "magnitude"}
     assert one["fingerprint"] == neurons.fingerprint
     assert one["result"] == two["fingerprint"] == first.fingerprint
@@ -450,13 +451,14 @@ def test_an_interrupt_at_any_line_leaves_the_old_model_or_the_new_one(run, proof
     while everything(model, optimizer) == before:
         place = interrupted(
             len(places) + 1,
-            ("pruner/apply.py", "pruner/snapshot.py"),
+            ("pruner/apply.py", "pruner/slicing.py", "pruner/lineage.py", "pruner/snapshot.py"),
             lambda: run(model, plan, neurons, optimizer=optimizer, proof=proof),
         )
         if place is None:
             break
         places.append(place)
-    assert {"_cuts", "_slice", "_kept", "replace", "_give", "hold"} <= set(places)
+    assert {"cuts_without", "cut_to_size", "_made", "replace", "_give", "hold"} <= set(places)
+    assert ("recorded" in places) == (run is prune_)
     assert (model[0].weight.shape == (2, 3)) == (run is prune_)
     assert (pruning_history(model) != ()) == (run is prune_)
     if run is prune_:

@@ -9,8 +9,9 @@ from tests.pruner import small_cnn
 from tests.pruner.small_cnn import SmallCNN
 from torch import nn
 
-from pruner.apply import prune_, pruning_history
+from pruner.apply import prune_
 from pruner.backup import Backup, by_reference
+from pruner.lineage import pruning_history
 from pruner.plan import PruningPlan
 from tracker.discover import discover
 from tracker.errors import PlanError

@@ -9,9 +9,10 @@ from tests.pruner.before_and_after import everything
 from tests.pruner.small_models import CASES, ResidualCNN, TiedTransformer, case, randomised
 from torch import Tensor, nn
 
-from pruner.apply import prune_, pruning_history
+from pruner.apply import prune_
 from pruner.checkpoint import load_pruned, save_pruned
 from pruner.equivalence import answers
+from pruner.lineage import pruning_history
 from pruner.manifest import read_manifest
 from pruner.plan import PruningPlan
 from tracker.batches import Batch

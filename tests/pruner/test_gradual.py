@@ -94,7 +94,7 @@ def test_what_was_watched_before_a_removal_counts():
             model[0].bias[:8] = -50.0  # dead, and as heavy as any
             model[0].weight[:8] *= 3
         train(model, optimizer, pruning, 1, 4)
-        removed = pruning.state_dict()["history"][0]
+        removed = {name: layer["removed"] for name, layer in pruning.state_dict()["history"][0].items()}
         return [neuron for neuron in removed.get("0", ()) if neuron < 8]
 
     assert watched(0) == []
@@ -161,7 +161,7 @@ def test_a_state_of_another_schedule_or_version_is_refused():
     wrong.load_state_dict(pruning.state_dict())  # the same neurons are gone: nothing to do
     changed = json.loads(json.dumps(pruning.state_dict()))
     first = next(iter(changed["history"][0]))
-    changed["history"][0][first] = [n + 1 for n in changed["history"][0][first]]
+    changed["history"][0][first]["removed"] = [n + 1 for n in changed["history"][0][first]["removed"]]
     with pytest.raises(PlanError, match="has lost neurons already"):
         wrong.load_state_dict(changed)
     _, _, other = run(sparsity=0.6)

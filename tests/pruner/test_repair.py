@@ -7,9 +7,10 @@ import torch
 from tests.pruner import small_cnn
 from torch import Tensor, nn
 
-from pruner.apply import check, prune_, pruning_history
+from pruner.apply import check, prune_
 from pruner.captured import capture
 from pruner.checkpoint import load_pruned, save_pruned
+from pruner.lineage import pruning_history
 from pruner.masking import silenced
 from pruner.plan import PruningPlan
 from pruner.repair import repaired_in

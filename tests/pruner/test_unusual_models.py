@@ -11,7 +11,8 @@ from tests.pruner.small_net import GONE, PLAN, Net, X, expected, net, pruned, sa
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from pruner.apply import prune_, pruning_history
+from pruner.apply import prune_
+from pruner.lineage import pruning_history
 from pruner.plan import PruningPlan
 from tracker.discover import discover
 from tracker.errors import DiscoveryError

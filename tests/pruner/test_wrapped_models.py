@@ -9,8 +9,9 @@ import torch.distributed as dist
 from tests.pruner.small_net import PLAN, X, expected, net, pruned, says
 from torch import nn
 
-from pruner.apply import check, prune_, pruning_history
+from pruner.apply import check, prune_
 from pruner.engine import PruningEngine
+from pruner.lineage import pruning_history
 from pruner.workflow import IntegratedTrackingPruningWorkflow
 from tracker.discover import discover
 from tracker.errors import DiscoveryError
