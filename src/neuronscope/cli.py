@@ -220,6 +220,73 @@ def prune(
 
 
 @app.command()
+def optimize(
+    model: Model,
+    data: Data,
+    judge: Annotated[str, typer.Option(help=f"Data to judge by, not to learn from: {_DATA}", show_default=False)],
+    tolerance: Annotated[
+        float | None, typer.Option(help="How much worse than the dense model it may be.", show_default=False)
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="The size instead: params=0.5, flops=0.5 or latency=0.7; then the best.", show_default=False),
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(help="accuracy, loss, distance (from the dense answers), or module:callable.", show_default=False),
+    ] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="Only layers of this kind: mlp, attention, channel.", show_default=False)
+    ] = None,
+    effort: Annotated[str, typer.Option(help="low, default or high.")] = "low",
+    resolution: Annotated[float, typer.Option(help="How finely sizes are searched, a share.")] = 0.01,
+    trials: Annotated[int, typer.Option(help="Evaluations more for shares by kind (needs Optuna).")] = 0,
+    seed: Annotated[int, typer.Option(help="Of all random numbers.")] = 0,
+    original: Original = None,
+    out: Out = Path("outputs"),
+) -> None:
+    """Find the smallest model that is still good enough, or the best one of a size; goes on where it was stopped."""
+    from neuronscope.data_names import load_data
+    from neuronscope.judging import metric_of
+    from neuronscope.model_names import base_of
+    from pruner import optimize as search
+    from pruner import save_pruned
+    from pruner.outputs import file_name_of
+
+    loaded, batches = _load(model, original), list(load_data(judge))
+    name, value = metric_of(metric, loaded, batches)
+    folder = out / "optimize" / file_name_of(_short(model))
+    results = search(
+        loaded,
+        load_data(data),
+        value,
+        tolerance=tolerance,
+        target=_target(target),
+        kinds=kind or (),
+        effort=effort,
+        resolution=resolution,
+        trials=trials,
+        folder=folder,
+        seed=seed,
+    )
+    found = results["search"]
+    table = Table("parameters left", name, "layers share by", "", box=None, pad_edge=False)
+    for point in found["front"]:
+        chosen = "chosen" if point == found["chosen"] else ""
+        table.add_row(f"{point['parameters']:.1%}", f"{point['metric']:.4g}", point["rule"], chosen)
+    table.add_row("100.0%", f"{found['dense']:.4g}", "", "dense")
+    Console().print(table)
+    if found["chosen"] is None:
+        typer.echo("No smaller model is good enough.")
+        return
+    summary = results["verification"]["summary"]
+    typer.echo(f"Verification: {summary['passed']}/{summary['total']} tests passed.")
+    save_pruned(loaded, folder / "model", base=base_of(model, original))
+    for what, path in (("The smaller model", folder / "model"), ("The front", folder / "front.png")):
+        _written(what, path)
+
+
+@app.command()
 def verify(
     directory: Annotated[Path, typer.Argument(help="A pruned checkpoint.", show_default=False)],
     original: Annotated[str, typer.Option(help=f"The model it was made from. {_NAMES}", show_default=False)],

@@ -33,11 +33,14 @@ from tracker.caches import decoding_off
 from tracker.errors import ConfigError, DataError, PlanError
 from tracker.neuron_map import NeuronMap
 
+Ratio = float | Mapping[str, float]
+"""The share of neurons to remove, of each kind the same, or by kind."""
+
 
 def compress(
     model: nn.Module,
     data: Iterable[Any],
-    ratio: float | None = None,
+    ratio: Ratio | None = None,
     *,
     target: Mapping[str, float] | None = None,
     kinds: Collection[str] = (),
@@ -62,7 +65,8 @@ def compress(
         model: the trained model.
         data: some real batches (tensors, tuples, or dicts, also with an attention mask) that can be gone through more
             than once; a few hundred samples do. Every eighth sample only judges.
-        ratio: the share of the neurons to remove, of each kind that may lose any; from 0 to 1.
+        ratio: the share of the neurons to remove, from 0 to 1, of each kind that may lose any; or one for each kind,
+            such as {"mlp": 0.6, "attention": 0.25}: other kinds then lose none.
         target: instead, the share of the whole model to keep: {"params": 0.6}, {"flops": 0.5}, or {"latency": 0.7}
             (measured here, on the first batch).
         kinds: only layers of these kinds lose neurons: "mlp", "attention", "channel", …; by default all exact ones.
@@ -96,7 +100,9 @@ def compress(
         raise PlanError(
             "Give either a ratio or a target.", hint='compress(model, data, ratio=0.5), or target={"params": 0.6}.'
         )
-    if ratio is not None:
+    if isinstance(ratio, Mapping):
+        kinds = _kinds_of(ratio, kinds)
+    elif ratio is not None:
         checked_share(ratio, "ratio")
     what, keep = checked_target(target) if target is not None else ("", 0.0)
     if not isinstance(model, nn.Module):
@@ -123,7 +129,8 @@ def compress(
         _check_reached(neurons, budget, ratio, what, keep)
         limits.check({name: range(count) for name, count in budget.counts.items()})
         result = repaired(bench, Wanted({}, budget.counts), effort=effort, seed=seed)
-    decision = _decision(neurons, limits, result, {"ratio": ratio, "target": dict(target or {}), "effort": effort})
+    asked = {"ratio": dict(ratio) if isinstance(ratio, Mapping) else ratio, "target": dict(target or {})}
+    decision = _decision(neurons, limits, result, {**asked, "effort": effort})
     answer = carry_out(model, neurons, decision, Execution(settings, dry_run, data, optimizer, store, result.tensors))
     return answer | {"budgets": budget.to_json(), "repair": result.to_json(), "memory": memory._asdict()}
 
@@ -168,6 +175,16 @@ def _settings(
     return (config or create_default_config()).update(strategy={key: value for key, value in options.items() if value})
 
 
+def _kinds_of(ratio: Mapping[str, float], kinds: Collection[str]) -> list[str]:
+    """The kinds that are to lose neurons, by a ratio for each."""
+    if kinds:
+        raise PlanError("Give kinds, or a ratio for each of them.", hint='ratio={"mlp": 0.6, "attention": 0.25}.')
+    chosen = [kind for kind, share in ratio.items() if checked_share(share, f"ratio['{kind}']") > 0]
+    if not chosen:
+        raise PlanError(f"ratio = {dict(ratio)!r} removes nothing.", hint="Give a share above 0 for some kind.")
+    return chosen
+
+
 def _limits(neurons: NeuronMap, settings: PruningConfig) -> Limits:
     scope = Scope.of(neurons, neurons, settings.strategy)
     limits = Limits.of(neurons, neurons, settings, scope.layers)
@@ -185,9 +202,9 @@ def _limits(neurons: NeuronMap, settings: PruningConfig) -> Limits:
     return limits
 
 
-def _budget(bench: Bench, limits: Limits, rule: str, ratio: float | None, left: Left | None, keep: float) -> Budget:
+def _budget(bench: Bench, limits: Limits, rule: str, ratio: Ratio | None, left: Left | None, keep: float) -> Budget:
     neurons = bench.neurons
-    share = ratio if ratio is not None else 1 - keep
+    share = max(ratio.values()) if isinstance(ratio, Mapping) else ratio if ratio is not None else 1 - keep
     curves = curves_of(bench, min(max(share, 0.05), 0.8)) if rule != "uniform" else {}
     layers = {name: _layer(bench, limits, rule, name, curves) for name in bench.groups}
     sizes = {name: neurons[name].size for name in layers}
@@ -195,13 +212,14 @@ def _budget(bench: Bench, limits: Limits, rule: str, ratio: float | None, left: 
     for name, layer in layers.items():
         kinds.setdefault(neurons[name].kind, {})[name] = layer
 
-    def by_share(part: float) -> dict[str, int]:
+    def by_share(part: Ratio) -> dict[str, int]:
         counts: dict[str, int] = {}
-        for members in kinds.values():
+        for kind, members in kinds.items():
+            own = _share_of_kind(part, kind)
             if rule == "uniform":
-                counts |= shares.uniform(members, part)
+                counts |= shares.uniform(members, own)
             else:
-                counts |= shares.allocate(members, share_of(part, sum(sizes[name] for name in members)))
+                counts |= shares.allocate(members, share_of(own, sum(sizes[name] for name in members)))
         return {name: counts[name] for name in layers}
 
     if left is None:
@@ -245,12 +263,25 @@ def _gain(bench: Bench, name: str) -> float:
     )
 
 
-def _check_reached(neurons: NeuronMap, budget: Budget, ratio: float | None, what: str, keep: float) -> None:
+def _share_of_kind(ratio: Ratio, kind: str) -> float:
+    return ratio.get(kind, 0.0) if isinstance(ratio, Mapping) else ratio
+
+
+def _check_reached(neurons: NeuronMap, budget: Budget, ratio: Ratio | None, what: str, keep: float) -> None:
     """Raise where the limits or the steps do not let it be."""
+    if isinstance(ratio, Mapping):
+        there = {neurons[name].kind for name in budget.sizes}
+        for kind in (kind for kind, share in ratio.items() if share > 0 and kind not in there):
+            raise PlanError(
+                f"{neurons.model} has no neurons of kind '{kind}' that may be removed.",
+                hint=f"It has {', '.join(sorted(there))}; print the neuron map.",
+            )
     gone, everything = sum(budget.counts.values()), sum(budget.sizes.values())
-    if ratio is not None and gone < ratio * everything - max(0.01 * everything, len(budget.sizes)):
+    asked = sum(_share_of_kind(ratio or 0.0, neurons[name].kind) * size for name, size in budget.sizes.items())
+    if ratio is not None and gone < asked - max(0.01 * everything, len(budget.sizes)):
         raise LimitError(
-            f"Only {gone} of {everything} neurons may go, a share of {gone / everything:.2f}; {ratio:g} was asked for.",
+            f"Only {gone} of {everything} neurons may go, a share of {gone / everything:.2f}; "
+            f"{asked / everything:.2g} was asked for.",
             hint="Ask for less, or raise thresholds.max_sparsity_per_layer; with round_to, widths go in steps.",
         )
     if budget.left is not None and budget.left > keep + 0.02:

@@ -192,6 +192,26 @@ def test_prune_to_a_target(project: Path) -> None:
         assert says in refused.stderr
 
 
+def test_optimize_finds_the_smallest_model_within_a_tolerance_and_goes_on(project: Path) -> None:
+    words = ["optimize", MODEL, "--data", DATA, "--judge", DATA, "--metric", "distance", "--resolution", "0.1"]
+    result = run(*words, "--tolerance", "1000")
+    assert result.exit_code == 0, result.output
+    assert "chosen" in result.stdout
+    assert "Verification: 5/5 tests passed." in result.stdout
+    folder = project / "outputs" / "optimize" / "my_project-build"
+    again = run("verify", str(folder / "model"), "--original", MODEL, "--data", DATA)
+    assert again.exit_code == 0, again.output
+    tries = (folder / "tries.json").stat().st_mtime_ns
+    assert run(*words, "--tolerance", "1000").exit_code == 0
+    assert (folder / "tries.json").stat().st_mtime_ns == tries
+    nothing = run(*words, "--tolerance", "0")
+    assert nothing.exit_code == 0
+    assert "No smaller model is good enough." in nothing.stdout
+    refused = run(*words)
+    assert refused.exit_code == 2
+    assert "either a tolerance or a target" in refused.stderr
+
+
 def test_a_pruned_model_can_be_pruned_again(checkpoint: Path, project: Path) -> None:
     words = ["--data", DATA, "--sparsity", "0.25"]
     assert run("prune", str(checkpoint), "--original", MODEL, *words).exit_code == 0

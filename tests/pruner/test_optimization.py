@@ -1,15 +1,13 @@
 """The smallest model that is good enough, against a sweep over the whole grid."""
 
-import doctest
-
 import pytest
 import torch
 from torch import nn
 
 from neuronscope import reference
 from neuronscope.data_names import digits
-from pruner import optimization, optimize
-from pruner.optimization import Point, _Tries, pareto
+from pruner import compress, create_default_config, optimize
+from pruner.tries import Point, Tries, pareto
 from tracker.errors import ConfigError, DataError, PlanError
 
 
@@ -41,9 +39,10 @@ def test_it_is_as_small_as_the_best_of_a_sweep_at_a_fraction_of_its_evaluations(
     search = optimize(model, data(), likelihood, **options)["search"]
     assert likelihood(model) == pytest.approx(search["chosen"]["metric"], abs=1e-6)
     assert likelihood(model) >= least
-    how = {"kinds": (), "effort": "low", "config": optimization.create_default_config(), "seed": 0}
-    sweep = _Tries(cnn(), data(), likelihood, how, None)
-    points = [point for share in range(4, 9) if (point := sweep.at("uniform", share * 0.1)) is not None]
+    how = {"kinds": (), "effort": "low", "config": create_default_config(), "seed": 0}
+    sweep = Tries(cnn(), data(), likelihood, how, None)
+    grid = [{"target": {"params": round(1 - part * 0.1, 9)}} for part in range(5, 10)]
+    points = [point for asked in grid if (point := sweep.at("uniform", asked)) is not None]
     good = [point.parameters for point in points if point.metric >= least]
     assert 0 < len(good) < len(points)  # else any answer would do
     assert search["chosen"]["parameters"] == min(good)
@@ -53,6 +52,71 @@ def test_it_is_as_small_as_the_best_of_a_sweep_at_a_fraction_of_its_evaluations(
     again = optimize(cnn(), data(), likelihood, **options)
     assert again["search"]["evaluations"] == 0
     assert again["search"]["chosen"] == search["chosen"]
+
+
+class TwoKinds(nn.Module):
+    """A classifier of vectors with an MLP and attention; what attention adds is next to nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(8, 64), nn.Linear(64, 8)
+        self.attention = nn.MultiheadAttention(8, 4, batch_first=True)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.down(torch.relu(self.up(x)))
+        return self.head((x + self.attention(x, x, x)[0]).mean(1))
+
+
+def two_kinds() -> tuple[nn.Module, list[torch.Tensor]]:
+    torch.manual_seed(0)
+    model = TwoKinds().eval()
+    return model, list(torch.randn(4, 16, 6, 8))
+
+
+def test_a_ratio_for_each_kind():
+    model, inputs = two_kinds()
+    results = compress(model, inputs, ratio={"mlp": 0.25, "attention": 0.5}, effort="low")
+    assert (model.up.out_features, model.attention.num_heads) == (48, 2)
+    assert results["neurons_pruned"] == 18
+    model, inputs = two_kinds()
+    compress(model, inputs, ratio={"mlp": 0.25}, effort="low")
+    assert (model.up.out_features, model.attention.num_heads) == (48, 4)
+    for ratio, kinds, why in [
+        ({"mlp": 2.0}, (), r"ratio\['mlp'\] = 2.0"),
+        ({"mlp": 0.0}, (), "removes nothing"),
+        ({"mlp": 0.5}, ("mlp",), "kinds, or a ratio"),
+        ({"mlp": 0.5, "channel": 0.5}, (), "no neurons of kind 'channel'.*It has mlp"),
+        ({}, (), "removes nothing"),
+    ]:
+        with pytest.raises(PlanError, match=why):
+            compress(two_kinds()[0], inputs, ratio=ratio, kinds=kinds)
+
+
+def test_a_search_between_the_kinds_is_never_worse_and_goes_on_where_it_was(tmp_path):
+    pytest.importorskip("optuna")
+    model, inputs = two_kinds()
+    x = torch.cat(inputs)
+    with torch.no_grad():
+        wanted = model(x)
+
+    def metric(model: nn.Module) -> float:
+        with torch.no_grad():
+            return -float((model(x) - wanted).square().mean())
+
+    options = {"tolerance": 0.02, "rules": ("uniform",), "resolution": 0.1, "dry_run": True, "folder": tmp_path}
+    before = optimize(model, inputs, metric, **options)["search"]
+    after = optimize(model, inputs, metric, trials=6, **options)["search"]
+    assert after["chosen"]["parameters"] <= before["chosen"]["parameters"]
+    assert after["chosen"]["metric"] >= after["dense"] - 0.02
+    new = [point for point in after["points"] if "ratio" in point["asked"]]
+    assert 0 < len(new) <= 6
+    assert after["evaluations"] == len(new)
+    again = optimize(model, inputs, metric, trials=6, **options)["search"]
+    assert again["evaluations"] == 0
+    assert again["chosen"] == after["chosen"]
+    results = optimize(model, inputs, metric, trials=6, **{**options, "dry_run": False})
+    assert metric(model) == pytest.approx(results["search"]["chosen"]["metric"], abs=1e-6)
 
 
 def test_a_size_gets_the_rule_that_is_best_there():
@@ -88,6 +152,8 @@ def test_tries_of_another_search_are_refused(tmp_path):
         ({"tolerance": 0.1, "resolution": 0}, PlanError, "resolution = 0"),
         ({"tolerance": 0.1, "rules": ("nice",)}, ConfigError, "not known"),
         ({"tolerance": 0.1, "effort": "none"}, ConfigError, "effort"),
+        ({"tolerance": 0.1, "trials": -1}, PlanError, "trials = -1"),
+        ({"target": {"params": 0.5}, "trials": 2}, PlanError, "goes with a target"),
         ({"target": {"size": 0.5}}, PlanError, "not understood"),
     ],
 )
@@ -103,6 +169,8 @@ def test_a_metric_that_is_no_number_is_refused(value):
 
 
 def test_the_front_holds_what_nothing_beats():
-    assert doctest.testmod(optimization).failed == 0
-    a, b, c = Point("a", 0.1, 0.5, 0.7), Point("a", 0.2, 0.5, 0.6), Point("b", 0.3, 0.4, 0.7)
+    a, b, c = (
+        Point(rule, {}, 0.1, {}, *at) for rule, at in zip("aab", [(0.5, 0.7), (0.5, 0.6), (0.4, 0.7)], strict=True)
+    )
     assert pareto([a, b, c]) == [c]
+    assert pareto([a, Point("a", {}, 0.1, {}, 0.9, 0.95), b]) == [a, Point("a", {}, 0.1, {}, 0.9, 0.95)]
