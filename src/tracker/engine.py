@@ -116,10 +116,11 @@ class NeuronEngine:
         *,
         neurons: NeuronMap | None = None,
         data_loader: Iterable[Any] | None = None,
+        every: int = 1,
     ) -> Iterator[NeuronTracker]:
         """A block in which the training of a model is watched; see `NeuronTracker.tracking`."""
         tracker = self.tracker() if model is None else self.track_model(model)
-        with tracker.tracking(neurons, data_loader=data_loader):
+        with tracker.tracking(neurons, data_loader=data_loader, every=every):
             yield tracker
 
     def __enter__(self) -> Self:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,9 +14,10 @@ from tracker.admission import unwrapped
 from tracker.advice import CORRELATION_THRESHOLD, FIRING_FREQUENCY_THRESHOLD, recommend
 from tracker.alerts import Alert, alerts
 from tracker.covariance import check_memory
-from tracker.discover import neurons_of
+from tracker.discover import example_call, neurons_of
 from tracker.errors import DataError
 from tracker.history import EpochRecord, History
+from tracker.in_graph import hidden, is_compiled, watching_in_graph
 from tracker.neuron_history import NeuronHistory
 from tracker.neuron_map import NeuronMap
 from tracker.recommendations import Recommendations
@@ -90,14 +91,19 @@ class NeuronTracker:
 
     @contextmanager
     def tracking(
-        self, neurons: NeuronMap | None = None, *, data_loader: Iterable[Any] | None = None
+        self, neurons: NeuronMap | None = None, *, data_loader: Iterable[Any] | None = None, every: int = 1
     ) -> Iterator[NeuronTracker]:
         """Within the block, what the model reads in training adds to the statistics, until an epoch is logged.
 
         Gradients, random numbers and the model's mode stay as they are. Forwards in evaluation mode do not count, so a
         validation may run inside the block. `neurons` and `data_loader` help to find the neurons of a model that was
-        not looked at before.
+        not looked at before. With `every`, only one in so many forwards is looked at.
+
+        Models that are compiled are seen from inside the compiled code. It is compiled anew for that, once; layers that
+        it hides (raw parameters) are left out with a warning.
         """
+        if type(every) is not int or every < 1:
+            raise DataError(f"every = {every!r} is no number of steps.", hint="Give a whole number from 1 up.")
         model = unwrapped(self.model)
         found = neurons_of(model, neurons, data_loader=data_loader)
         if self._watch is None or self._neurons is not found:
@@ -106,8 +112,9 @@ class NeuronTracker:
                 check_memory(tracked)
             self._watch = Watch(tracked, covariance=self._covariance, only_training=True)
             self._neurons = found
+        self._watch.every = every
         before = self._watch.batches
-        with watching(model, self._watch):
+        with self._watching(model, self._watch):
             yield self
         if self._watch.batches == before and not self._logged:
             logger.warning(
@@ -115,6 +122,19 @@ class NeuronTracker:
                 "model itself rather than parts of it.",
                 self.name,
             )
+
+    def _watching(self, model: nn.Module, watch: Watch) -> AbstractContextManager[object]:
+        if not is_compiled(self.model):
+            return watching(model, watch)
+        watch.to(model)
+        seen = [group for group in watch.groups if not hidden(group)]
+        if len(seen) < len(watch.groups):
+            logger.warning(
+                "'%s' is compiled, and compiled code hides what raw parameters are multiplied with: %s not tracked.",
+                self.name,
+                ", ".join(repr(group.name) for group in watch.groups if hidden(group)),
+            )
+        return watching_in_graph(model, watch, seen, example_call(model))
 
     def so_far(self) -> tuple[int, Tensor] | None:
         """What was seen while tracking since the last epoch was logged, for `go_on` in another process; see `Watch`."""

@@ -58,15 +58,20 @@ class Watch:
     """What is being watched, and what has come of it so far.
 
     Whole forwards of the model count. Calls of parts of it do not, such as the recomputation of activation
-    checkpointing in the backward; with `only_training`, neither do forwards in evaluation mode.
+    checkpointing in the backward; with `only_training`, neither do forwards in evaluation mode; and of those that are
+    left one in `every` counts, the first one first.
 
     Padding does not count where the model is called with the keyword `attention_mask` of shape (batch, tokens) and the
     consumer reads (batch, tokens, …) or (batch × tokens, channels). Looking for it makes the host wait for an
     accelerator once a forward; nothing else does.
     """
 
-    def __init__(self, groups: Sequence[NeuronGroup], *, covariance: bool = False, only_training: bool = False) -> None:
+    def __init__(
+        self, groups: Sequence[NeuronGroup], *, covariance: bool = False, only_training: bool = False, every: int = 1
+    ) -> None:
         self.groups = tuple(groups)
+        self.every = every
+        self._forwards = 0
         self.moments = Moments(self.groups)
         self.covariances = Covariances(self.groups) if covariance else None
         self._only_training = only_training
@@ -102,6 +107,13 @@ class Watch:
             )
         return blocks, {} if self.covariances is None else self.covariances.compute()
 
+    def to(self, model: nn.Module) -> None:
+        """Keep what is seen where the model computes."""
+        device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+        self.moments.to(device)
+        if self.covariances is not None:
+            self.covariances.to(device)
+
     @property
     def batches(self) -> int:
         """Forwards that counted, of this process since the last reset."""
@@ -133,7 +145,9 @@ class Watch:
 
     def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A forward of the whole model starts."""
-        self._running = module.training or not self._only_training
+        counted = module.training or not self._only_training
+        self._running = counted and self._forwards % self.every == 0
+        self._forwards += counted
         self._forget()
         mask = padding_mask(args, kwargs) if self._running else None
         if mask is not None:
@@ -220,10 +234,7 @@ class Watch:
 @contextmanager
 def watching(model: nn.Module, watch: Watch) -> Iterator[Taps]:
     """Within the block, `watch` sees every forward of the model. The hooks come off whatever happens."""
-    device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-    watch.moments.to(device)
-    if watch.covariances is not None:
-        watch.covariances.to(device)
+    watch.to(model)
     with tap(model, watch.groups, watch.visit) as taps:
         handles = (
             model.register_forward_pre_hook(watch.begin, with_kwargs=True, prepend=True),
