@@ -19,7 +19,7 @@ INSTALLED := $(VENV)/.installed
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$python"; break; }; done)
 
-.PHONY: help setup demo test chromium picture bench bench-quality reference zoo docs lint format clean
+.PHONY: help setup demo test chromium picture bench bench-training bench-quality reference zoo docs lint format clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,11 @@ picture: setup chromium ## Draw docs/report.png, the README's picture of the dem
 bench: setup ## Measure the cost of tracking and the gain of pruning
 	$(BIN)/python benchmarks/tracking.py
 	$(BIN)/python benchmarks/pruning.py
+
+bench-training: setup ## Measure tracking beside wandb.watch and TorchLens, and neurons that go gradually against at once
+	$(BIN)/python -m pip install --quiet wandb torchlens
+	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/gradual.py
 
 bench-quality: setup ## Measure the quality kept, by us and by the field, on five trained models; goes on where it was
 	$(BIN)/python -m pip install --quiet --no-deps torch-pruning==1.6.1

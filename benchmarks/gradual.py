@@ -44,7 +44,7 @@ def main() -> None:
     chosen = parser.parse_args()
     seeds = range(chosen.seeds)
     data: dict[str, Any] = {
-        "digits-cnn": [run("digits-cnn", arm, chosen.steps, 64, 2e-3, seed) for seed in seeds for arm in ARMS],
+        "digits-cnn": [run("digits-cnn", arm, chosen.steps, 64, 1e-3, seed) for seed in seeds for arm in ARMS],
         "stdlib-gpt": [run("stdlib-gpt", arm, chosen.steps // 2, 16, 1e-3, seed) for seed in seeds[:1] for arm in ARMS],
     }
     rows = []
@@ -74,7 +74,7 @@ def run(name: str, arm: str, steps: int, batch_size: int, rate: float, seed: int
     train = reference.batches(name, batch_size=batch_size, seed=seed, **options)  # type: ignore[arg-type]
     held_out = reference.batches(name, "held-out", batch_size=64, count=8, **options)  # type: ignore[arg-type]
     dense = judged(model, held_out)
-    begin, end = (1, 1) if arm == "one-shot" else (steps // 20, steps * 3 // 5)
+    begin, end = (1, 1) if arm == "one-shot" else (steps // 20, steps * 2 // 5)
     every = max(1, (end - begin) // 12) if end > begin else 1
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(
