@@ -22,6 +22,7 @@ from neuronscope.reference.shipped import load
 from tracker.errors import ModelNameError
 from tracker.extras import require
 
+ALIASES = "NEURONSCOPE_MODEL_ALIASES"
 FORMS = "a directory, stdlib-gpt, digits-cnn, module:callable, timm:NAME, torchvision:NAME, or a transformers name"
 
 
@@ -34,6 +35,8 @@ def load_model(name: str, *, original: str | None = None, **options: Any) -> nn.
     - `timm:NAME`, `torchvision:NAME`: the library's default pretrained weights;
     - anything else: a transformers name, from the local cache or the hub.
 
+    `NEURONSCOPE_MODEL_ALIASES` ("gpt2=stdlib-gpt,bert=./bert") comes first: names in it mean what it says.
+
     `original` names the model that a pruned checkpoint was made from. It must be given where that is a
     `module:callable`: a file from elsewhere does not get to say which code runs. `options` go to whatever builds the
     model.
@@ -43,6 +46,7 @@ def load_model(name: str, *, original: str | None = None, **options: Any) -> nn.
         MissingExtraError: the library behind the name is not installed.
         CheckpointError: the directory's checkpoint is not whole.
     """
+    name = aliased(name)
     if Path(name).is_dir():
         model = _from_directory(Path(name), original, options)
     elif name in REFERENCES:
@@ -56,6 +60,15 @@ def load_model(name: str, *, original: str | None = None, **options: Any) -> nn.
     else:
         model = _from_transformers(name, options)
     return model.eval()
+
+
+def aliased(name: str) -> str:
+    """What a name means by `NEURONSCOPE_MODEL_ALIASES`; raises `ModelNameError` where that is malformed."""
+    pairs = [pair.partition("=") for pair in os.environ.get(ALIASES, "").split(",") if pair.strip()]
+    wrong = next((before for before, equals, after in pairs if not (before.strip() and equals and after.strip())), None)
+    if wrong is not None:
+        raise ModelNameError(f"{ALIASES} has an entry '{wrong}' without a meaning.", hint="Write gpt2=stdlib-gpt.")
+    return {before.strip(): after.strip() for before, _, after in pairs}.get(name, name)
 
 
 def build_model(name: str) -> nn.Module:
