@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks.measuring import write
+from benchmarks.measuring import RESULTS, write
 
 from neuronscope import reference
 from tracker import NeuronTracker, discover
@@ -39,6 +39,7 @@ ARMS = (
     "wandb.watch, 1 step of 50",
     "TorchLens",
 )
+HOWS = ("eager", "compiled")
 TARGETS = {"tracked, each step": 1.05, "tracked, 1 step of 50": 1.01}
 
 Step = Callable[[], None]
@@ -48,28 +49,29 @@ def main() -> None:
     """Measure each arm in a process of its own, since some rivals change torch itself, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="of 50 steps")
+    parser.add_argument("--how", choices=HOWS, help="only these; the other results stay")
     parser.add_argument("--one", nargs=3, metavar=("MODEL", "ARM", "HOW"), help="measure one, for the parent")
     chosen = parser.parse_args()
     if chosen.one:
         name, arm, how = chosen.one
         print("\n" + json.dumps(measure(name, arm, how == "compiled", chosen.rounds)))
         return
-    rows, data = [], []
+    written = RESULTS / "training.json"
+    data = json.loads(written.read_text())["runs"] if chosen.how and written.exists() else []
+    data = [run for run in data if run["how"] != chosen.how]
     for name in MODELS:
-        for how in ("eager", "compiled"):
+        for how in [chosen.how] if chosen.how else HOWS:
             for arm in ARMS:
                 if (arm == "TorchLens" and how == "compiled") or (arm.startswith("wandb") and how == "compiled"):
                     continue  # neither sees into compiled code
                 found = in_a_process(name, arm, how, 1 if arm == "TorchLens" else chosen.rounds)
                 data.append({"model": name, "how": how, "arm": arm, **found})
-                target = f"{TARGETS[arm]:.2f}" if arm in TARGETS else ""
-                shown = (
-                    [f"{found['plain_ms']:.1f} ms", f"{found['ratio']:.3f}"]
-                    if "ratio" in found
-                    else ["", found["error"]]
-                )
-                rows.append([name, how, arm, *shown, target])
-                print(*rows[-1], sep=" | ", flush=True)
+                print(data[-1], flush=True)
+    rows = []
+    for run in sorted(data, key=lambda run: (list(MODELS).index(run["model"]), HOWS.index(run["how"]))):
+        target = f"{TARGETS[run['arm']]:.2f}" if run["arm"] in TARGETS else ""
+        shown = [f"{run['plain_ms']:.1f} ms", f"{run['ratio']:.3f}"] if "ratio" in run else ["", run["error"]]
+        rows.append([run["model"], run["how"], run["arm"], *shown, target])
     columns = ["model", "how", "arm", "plain step", "ratio to plain", "target"]
     write("training", columns, rows, {"rounds": chosen.rounds, "runs": data})
 

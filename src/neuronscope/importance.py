@@ -217,23 +217,19 @@ def _estimate(
 
         with torch.enable_grad(), tap(model, layer.groups, visit):
             said = answer(forward(model, batch), batch)
-        if not leaves or not said.values.requires_grad:
+            values = said.values.float()
+        if not leaves or not values.requires_grad:
             return None
-        values = said.values.float()
         classes = said.classes and values.shape[-1] > 1
         places += len(values)
         centred = values.detach() - values.detach().mean(0)
         spread += float(centred.double().square().sum())
         for probe in range(probes):
-            signs = (torch.randint(0, 2, (len(values),), generator=random) * 2 - 1).to(values)
-            if classes:
-                chances = values.detach().softmax(-1).cpu()
-                drawn = torch.multinomial(chances, 1, generator=random).to(values.device)
-                wanted = (F.log_softmax(values, -1).gather(-1, drawn).squeeze(-1) * signs).sum()
-            else:
-                wanted = (values * torch.randn(values.shape, generator=random).to(values)).sum()
             grads = torch.autograd.grad(
-                wanted, [leaf for _, _, leaf in leaves], retain_graph=probe + 1 < probes, allow_unused=True
+                _probe(values, classes, random),
+                [leaf for _, _, leaf in leaves],
+                retain_graph=probe + 1 < probes,
+                allow_unused=True,
             )
             if any(grad is None for grad in grads):
                 return None
@@ -249,3 +245,13 @@ def _estimate(
     else:
         score = np.sqrt(mean) / max(2 * math.sqrt(spread / places), 1e-300)
     return np.minimum(score, 1.0)
+
+
+def _probe(values: Tensor, classes: bool, random: torch.Generator) -> Tensor:
+    """A random sum over the answers whose gradient has their Fisher information as its second moment."""
+    with torch.enable_grad():
+        if not classes:
+            return (values * torch.randn(values.shape, generator=random).to(values)).sum()
+        signs = (torch.randint(0, 2, (len(values),), generator=random) * 2 - 1).to(values)
+        drawn = torch.multinomial(values.detach().softmax(-1).cpu(), 1, generator=random).to(values.device)
+        return (F.log_softmax(values, -1).gather(-1, drawn).squeeze(-1) * signs).sum()

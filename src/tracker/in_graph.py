@@ -69,6 +69,10 @@ class InGraph:
             hook = _Show(self, place, pairs)
             self._handles.append(model.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True))
         _live[self.number] = self
+        # Code is shared by all models of a class, and by default whether they have hooks is not looked at.
+        dynamo = sys.modules.get("torch._dynamo.config")
+        if dynamo is not None:
+            dynamo.skip_nnmodule_hook_guards = False  # type: ignore[attr-defined]
         drop_compiled_code()  # it does not know of the hooks
 
     def close(self) -> None:

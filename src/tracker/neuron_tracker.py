@@ -116,6 +116,11 @@ class NeuronTracker:
         before = self._watch.batches
         with self._watching(model, self._watch):
             yield self
+        if self._watch.blind:
+            raise DataError(
+                f"'{self.name}' ran, and none of its layers were seen: its code was compiled in a way that hides them.",
+                hint="Track it uncompiled: with torch.compiler.set_stance('force_eager').",
+            )
         if self._watch.batches == before and not self._logged:
             logger.warning(
                 "No forward of '%s' in training mode was seen while it was tracked: call model.train(), and call the "

@@ -119,6 +119,11 @@ class Watch:
         """Forwards that counted, of this process since the last reset."""
         return self._batches
 
+    @property
+    def blind(self) -> bool:
+        """Whether forwards counted, and nothing of any layer was seen in them."""
+        return self._batches > 0 and not self._sites and bool(self.groups)
+
     def so_far(self) -> tuple[int, Tensor]:
         """How many forwards counted, and the blocks of all neurons side by side, (7, neurons): for `go_on`."""
         self._flush()

@@ -128,6 +128,23 @@ def test_code_compiled_before_is_compiled_anew_once() -> None:
     assert stats.batches == 12
 
 
+def test_a_twin_of_the_same_class_that_was_compiled_first_lends_its_code_to_nobody() -> None:
+    twin, batches = made("cnn")
+    plain = torch.compile(twin, backend="aot_eager")
+    twin.train()
+    plain(*batches[0][0])
+    model, _ = made("cnn")
+    compiled = torch.compile(model, backend="aot_eager")
+    tracker = NeuronTracker(compiled)
+    model.train()
+    with tracker.tracking():
+        for _ in range(2):
+            plain(*batches[0][0])
+            compiled(*batches[0][0])
+    assert tracker.stats.batches == 2
+    assert tracker.stats["conv1"].count == 2 * 5 * 64
+
+
 def test_evaluation_and_forwards_outside_of_the_block_do_not_count() -> None:
     model, batches = made("cnn")
     compiled = torch.compile(model, backend="aot_eager")
@@ -170,7 +187,8 @@ def test_what_raw_parameters_are_multiplied_with_is_hidden_and_said_to_be(caplog
     discover(model, x)
     compiled = torch.compile(model, backend="aot_eager")
     tracker = NeuronTracker(compiled)
-    with caplog.at_level(logging.WARNING), tracker.tracking():
+    hidden = pytest.raises(DataError, match="none of its layers were seen")
+    with caplog.at_level(logging.WARNING), hidden, tracker.tracking():
         compiled(x)
     assert "compiled code hides what raw parameters are multiplied with" in caplog.text
 
