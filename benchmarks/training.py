@@ -33,6 +33,7 @@ from tracker import NeuronTracker, discover
 
 MODELS = {"digits-cnn": (256, {}), "stdlib-gpt": (8, {"length": 128})}
 ARMS = (
+    "plain, again",
     "tracked, each step",
     "tracked, 1 step of 50",
     "wandb.watch, each step",

@@ -10,8 +10,8 @@ from torch import nn
 
 from neuronscope.imports import import_object
 from pruner.compensation.distance import answer, distance, spread
+from pruner.quality import Metric
 from pruner.recovery_loss import labelled
-from pruner.tries import Metric
 from tracker.batches import accuracy, evaluating, forward, iter_batches
 from tracker.errors import DataError
 

@@ -23,8 +23,9 @@ from pruner.compensation.targets import checked_target
 from pruner.compression import compress
 from pruner.config import PruningConfig, create_default_config
 from pruner.execution import Results
+from pruner.quality import Metric
 from pruner.refinement import refine
-from pruner.tries import Metric, Point, Tries, pareto, without_kinds
+from pruner.tries import Point, Tries, pareto, without_kinds
 from tracker.admission import admitted_for_change
 from tracker.errors import ConfigError, MissingExtraError, PlanError
 from tracker.extras import require

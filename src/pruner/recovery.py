@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pruner.low_rank import adapted
+from pruner.quality import Metric, judged
 from pruner.recovery_loss import Loss, Objective, Weights
 from tracker.admission import admitted, admitted_for_change
-from tracker.batches import Batch, as_batch, evaluating
+from tracker.batches import Batch, as_batch
 from tracker.caches import decoding_off
 from tracker.compiled import as_written
 from tracker.errors import DataError, PlanError
@@ -59,7 +60,7 @@ def recover(
     temperature: float = 1.0,
     loss: Loss | None = None,
     lora: int | None = None,
-    metric: Callable[[nn.Module], float] | None = None,
+    metric: Metric | None = None,
     checks: int = 10,
     patience: int = 3,
     learning_rate: float | None = None,
@@ -163,7 +164,7 @@ class _Course:
         steps: int,
         checks: int,
         patience: int,
-        metric: Callable[[nn.Module], float] | None,
+        metric: Metric | None,
         log: Log | None,
     ) -> None:
         self._model, self._own, self._metric, self._log = model, own, metric, log
@@ -272,18 +273,8 @@ def _check(
         raise PlanError(f"Give an optimizer or {other}, not both.", hint="An optimizer is used as it is.")
 
 
-def _judged(metric: Callable[[nn.Module], float] | None, model: nn.Module) -> float | None:
-    if metric is None:
-        return None
-    with evaluating(model):
-        value = metric(model)
-    try:
-        number = float(value)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"The metric gave {value!r}.", hint="Return a number; larger is better.") from error
-    if not math.isfinite(number):
-        raise DataError(f"The metric gave {number}.", hint="Return a finite number; larger is better.")
-    return number
+def _judged(metric: Metric | None, model: nn.Module) -> float | None:
+    return None if metric is None else judged(metric, model)
 
 
 def _forever(data: Iterable[Any], model: nn.Module) -> Iterator[tuple[Any, Batch]]:

@@ -18,7 +18,7 @@ from pruner.current_map import current_map
 from pruner.execution import Results
 from pruner.limits import LimitError
 from pruner.metrics import count_parameters
-from tracker.batches import evaluating
+from pruner.quality import Metric, judged
 from tracker.errors import DataError
 from tracker.files import read_json, write_json
 from tracker.fingerprint import content_fingerprint
@@ -26,8 +26,6 @@ from tracker.neuron_map import NeuronMap
 from tracker.progress import step as long_step
 
 FORMAT_VERSION = 2
-
-Metric = Callable[[nn.Module], float]
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ class Tries:
             self._known = dict(saved["tries"])
         self.evaluations = 0
         self.points: list[Point] = []
-        whole = self._judged("dense", lambda: Point("dense", {}, 0.0, {}, 1.0, self._value(model)))
+        whole = self._judged("dense", lambda: Point("dense", {}, 0.0, {}, 1.0, judged(metric, model)))
         self.dense = whole.metric if whole is not None else math.nan
 
     def at(self, rule: str, asked: Mapping[str, Mapping[str, float]], *, required: bool = False) -> Point | None:
@@ -102,7 +100,9 @@ class Tries:
                     return None
                 shares = _shares_by_kind(results, current_map(self._model, self._data))
                 gone = results["neurons_pruned"] / results["neurons_before"]
-                return Point(rule, asked, gone, shares, count_parameters(twin) / self._parameters, self._value(twin))
+                return Point(
+                    rule, asked, gone, shares, count_parameters(twin) / self._parameters, judged(self._metric, twin)
+                )
 
         point = self._judged(name, attempt)
         if point is not None and point not in self.points:
@@ -124,17 +124,6 @@ class Tries:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 write_json(self._path, {**self._key, "tries": self._known})
         return Point(**self._known[name]) if self._known[name] else None
-
-    def _value(self, model: nn.Module) -> float:
-        with evaluating(model):
-            value = self._metric(model)
-        try:
-            number = float(value)
-        except (TypeError, ValueError) as error:
-            raise DataError(f"The metric gave {value!r}.", hint="Return a number; larger is better.") from error
-        if not math.isfinite(number):
-            raise DataError(f"The metric gave {number}.", hint="Return a finite number; larger is better.")
-        return number
 
 
 def without_kinds(options: Mapping[str, Any]) -> dict[str, Any]:
