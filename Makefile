@@ -59,10 +59,12 @@ bench: setup ## Measure the cost of tracking and the gain of pruning
 	$(BIN)/python benchmarks/tracking.py
 	$(BIN)/python benchmarks/pruning.py
 
-bench-training: setup ## Measure tracking beside wandb.watch and TorchLens, and neurons that go gradually against at once
+bench-training: setup ## Measure tracked training, gradual pruning, the search against a sweep, and what an impact score means
 	$(BIN)/python -m pip install --quiet wandb torchlens
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/gradual.py
+	$(BIN)/python benchmarks/optimize.py
+	$(BIN)/python benchmarks/calibration.py
 
 bench-quality: setup ## Measure the quality kept, by us and by the field, on five trained models; goes on where it was
 	$(BIN)/python -m pip install --quiet --no-deps torch-pruning==1.6.1

@@ -27,21 +27,27 @@ BANDS = ((0.0, 0.1), (0.1, 0.3), (0.3, 1.0))
 
 def main() -> None:
     """Measure, and write how loss and agreement go with the score."""
-    rows, data = [], {}
+    data = {}
     for name in ("stdlib-gpt", "stdlib-llama"):
         loaded = reference.load(name)
         held_out = reference.batches(name, "held-out", count=1, batch_size=8, length=128)[0]
         analyzer = PruningImpactAnalyzer(loaded.model, loaded.tokenizer)
-        found = measure(analyzer, {"input_ids": held_out["input_ids"]})
-        data[name] = found
+        data[name] = measure(analyzer, {"input_ids": held_out["input_ids"]})
+    table(data)
+
+
+def table(data: dict[str, list[dict[str, float]]]) -> None:
+    """Write what was measured."""
+    rows = []
+    for name, found in data.items():
         for low, high in BANDS:
             own = [one for one in found if low <= one["score"] < high]
             if own:
                 rises, changes = ([one[key] for one in own] for key in ("loss_change", "changed"))
                 shown = f"{np.median(rises):.3f} ({min(rises):.3f} to {max(rises):.3f})"
                 rows.append([name, f"{low} to {high}", str(len(own)), shown, f"{np.median(changes):.1%}"])
-        at = interpolated(found)
-        rows.append([name, "at 0.1 | at 0.3", "", f"{at[0]:.3f} | {at[1]:.3f}", ""])
+        for at in (0.1, 0.3):
+            rows.append([name, f"at {at}", "", f"{interpolated(found, at):.3f}", ""])
     columns = ["model", "impact score", "sets", "rise of the loss in nats: median (range)", "first choices that change"]
     write("calibration", columns, rows, {"sets": SETS, "runs": data})
 
@@ -77,11 +83,11 @@ def measure(analyzer: PruningImpactAnalyzer, inputs: Any) -> list[dict[str, floa
     return found
 
 
-def interpolated(found: list[dict[str, float]]) -> list[float]:
-    """The rise of the loss at the two thresholds, between neighbouring scores."""
+def interpolated(found: list[dict[str, float]], at: float) -> float:
+    """The rise of the loss at a score, between neighbouring ones."""
     ordered = sorted(found, key=lambda one: one["score"])
     scores, rises = ([one[key] for one in ordered] for key in ("score", "loss_change"))
-    return [float(np.interp(at, scores, rises)) for at in (0.1, 0.3)]
+    return float(np.interp(at, scores, rises))
 
 
 if __name__ == "__main__":

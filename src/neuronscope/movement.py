@@ -5,6 +5,9 @@ distributions, ½ Σ |p − q|: the share of the probability that goes elsewhere
 bounded, no single number can dominate it, and it says what a user sees: below 0.1, more than nine tenths of what the
 model says stays where it was. For vectors it is ‖y − y′‖ / (‖y − ȳ‖ + ‖y′ − ȳ‖), ȳ the mean of the dense answers,
 which the triangle inequality bounds by 1.
+
+Calibrated on the two trained language models that come with the package (`benchmarks/calibration.py`): where the score
+reaches 0.1 the loss has risen by 0.05 to 0.06 nats a token, where it reaches 0.3 by 0.4.
 """
 
 from __future__ import annotations

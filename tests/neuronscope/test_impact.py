@@ -198,8 +198,6 @@ def test_importance_is_exact_or_ranks_as_the_exact_one(analyzer: PruningImpactAn
             expected(analyzer.model, [(1, neuron)], TEXTS)["score"], rel=1e-3
         )
     scores = np.array([entry.impact_score for entry in exact])
-    critical = (scores > np.percentile(scores, 75)) & (scores >= 0.1)
-    assert [entry.is_critical for entry in exact] == critical.tolist()
     assert exact.rank_correlation == 1
     estimate = analyzer.analyze_neuron_importance(TEXTS, 1, probes=32)
     assert estimate.method == "second-order"
@@ -210,6 +208,23 @@ def test_importance_is_exact_or_ranks_as_the_exact_one(analyzer: PruningImpactAn
     assert estimate.rank_correlation == pytest.approx(
         spearmanr(known, np.array(guessed)[list(estimate.checked)]).statistic, abs=0.05
     )
+
+
+@pytest.mark.parametrize(("strong", "both"), [(32, False), (8, True)])
+def test_critical_is_what_is_among_the_highest_and_not_safe(strong: int, both: bool) -> None:
+    """So many neurons of 64 speak loudly: half of them, of which a quarter is critical; or an eighth, all of it."""
+    model = gpt2()
+    with torch.no_grad():
+        model.lm_head.weight.mul_(50)
+        model.transformer.h[1].mlp.c_proj.weight[:strong].mul_(2000)
+    discover(model)
+    found = PruningImpactAnalyzer(model, Letters()).analyze_neuron_importance(TEXTS, 1, method="exact")
+    scores = np.array([entry.impact_score for entry in found])
+    loud = scores >= 0.1
+    high = scores > np.percentile(scores, 75)
+    assert (loud & ~high).any() != both
+    assert (high & ~loud).any() == both
+    assert [entry.is_critical for entry in found] == (loud & high).tolist()
 
 
 def test_activity_counts_real_tokens_only(analyzer: PruningImpactAnalyzer) -> None:
