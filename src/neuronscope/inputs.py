@@ -56,7 +56,8 @@ def _encoded(model: nn.Module, tokenizer: Any, texts: list[str]) -> Batch:
     config = getattr(model, "config", None)
     places = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
     length = min(MOST_TOKENS, places) if isinstance(places, int) and places > 0 else MOST_TOKENS
-    encoded = dict(tokenizer(texts, return_tensors="pt", padding=True, truncation=True, max_length=length))
+    options = {"padding": True, "padding_side": "right", "truncation": True, "max_length": length}
+    encoded = dict(tokenizer(texts, return_tensors="pt", **options))
     if encoded["input_ids"].shape[1] == 0:
         raise DataError("The texts are no tokens at all.", hint="Give longer texts.")
     encoded.pop("token_type_ids", None)

@@ -111,7 +111,7 @@ class ExpansionPlan:
             UnknownLayerError: the model has no such layer, or it is frozen; names the nearest.
         """
         once = PruningPlan({layer: set(sources) for layer, sources in self.copy.items()}, self.fingerprint)
-        once._check_fingerprint(neurons)
+        once.check_fingerprint(neurons)
         named: dict[str, str] = {}
         resolved: dict[str, dict[int, int]] = {}
         for layer, sources in self.copy.items():

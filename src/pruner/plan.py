@@ -78,7 +78,7 @@ class PruningPlan:
                 that an operator does not take.
             UnknownLayerError: the model has no such layer, or it is frozen; names the nearest.
         """
-        self._check_fingerprint(neurons)
+        self.check_fingerprint(neurons)
         named: dict[str, str] = {}
         resolved: dict[str, torch.Tensor] = {}
         for layer, indices in self.remove.items():
@@ -138,7 +138,8 @@ class PruningPlan:
         """Read a plan written by `save`; raises `StorageError` if it is missing, `PlanError` if it is malformed."""
         return cls.from_json(read_json(path, what="a pruning plan", error=PlanError))
 
-    def _check_fingerprint(self, neurons: NeuronMap) -> None:
+    def check_fingerprint(self, neurons: NeuronMap) -> None:
+        """Raise `PlanError` where the plan was made for another structure than the map is of."""
         if not self.fingerprint or not neurons.fingerprint or self.fingerprint == neurons.fingerprint:
             return
         misfits = [
