@@ -180,12 +180,18 @@ def hidden(group: NeuronGroup) -> bool:
 
 
 def is_compiled(model: nn.Module) -> bool:
-    """Whether this model, or anything in this process so far, was given to `torch.compile`."""
+    """Whether this model was given to `torch.compile`."""
     frame = sys.modules.get("torch._dynamo.eval_frame")
     if frame is None:
         return False
     asked = any(getattr(module, "_compiled_call_impl", None) is not None for module in model.modules())
-    return asked or isinstance(model, frame.OptimizedModule) or bool(getattr(frame, "cached_backends", True))
+    return asked or isinstance(model, frame.OptimizedModule)
+
+
+def something_is_compiled() -> bool:
+    """Whether anything was compiled in this process so far: it may be a step of training that calls the model."""
+    frame = sys.modules.get("torch._dynamo.eval_frame")
+    return frame is not None and bool(getattr(frame, "cached_backends", True))
 
 
 def _read_first(model: nn.Module, groups: Sequence[NeuronGroup], call: Call | None) -> set[int] | None:

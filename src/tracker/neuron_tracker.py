@@ -17,7 +17,7 @@ from tracker.covariance import check_memory
 from tracker.discover import example_call, neurons_of
 from tracker.errors import DataError
 from tracker.history import EpochRecord, History
-from tracker.in_graph import hidden, is_compiled, watching_in_graph
+from tracker.in_graph import hidden, is_compiled, something_is_compiled, watching_in_graph
 from tracker.neuron_history import NeuronHistory
 from tracker.neuron_map import NeuronMap
 from tracker.recommendations import Recommendations
@@ -129,10 +129,11 @@ class NeuronTracker:
             )
 
     def _watching(self, model: nn.Module, watch: Watch) -> AbstractContextManager[object]:
-        if not is_compiled(self.model):
+        seen = [group for group in watch.groups if not hidden(group)]
+        compiled = is_compiled(self.model)
+        if not compiled and (len(seen) < len(watch.groups) or not something_is_compiled()):
             return watching(model, watch)
         watch.to(model)
-        seen = [group for group in watch.groups if not hidden(group)]
         if len(seen) < len(watch.groups):
             logger.warning(
                 "'%s' is compiled, and compiled code hides what raw parameters are multiplied with: %s not tracked.",

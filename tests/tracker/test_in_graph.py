@@ -16,7 +16,7 @@ from pruner import PruningPlan, prune_
 from tracker import NeuronTracker, discover
 from tracker.activity import ActivityStats
 from tracker.errors import DataError
-from tracker.in_graph import is_compiled
+from tracker.in_graph import is_compiled, something_is_compiled
 
 
 @pytest.fixture(autouse=True)
@@ -209,6 +209,36 @@ def test_copies_of_the_model_are_not_watched() -> None:
 def test_whether_anything_is_compiled() -> None:
     model = nn.Linear(2, 2)
     assert not is_compiled(model)
+    assert not something_is_compiled()
     assert is_compiled(torch.compile(model, backend="eager"))
     torch.compile(nn.Linear(2, 2), backend="eager")(torch.randn(1, 2))
-    assert is_compiled(model)
+    assert not is_compiled(model)
+    assert something_is_compiled()
+
+
+def test_a_step_that_is_compiled_as_a_whole_is_seen() -> None:
+    model, batches = made("cnn")
+    model.train()
+    torch.compile(nn.Linear(2, 2), backend="eager")(torch.randn(1, 2))
+
+    @torch.compile(backend="aot_eager")
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        return model(x).square().mean()
+
+    tracker = NeuronTracker(model)
+    with tracker.tracking():
+        for args, _ in batches:
+            forward(*args).backward()
+    assert tracker.stats.batches == 4
+    assert tracker.stats["conv1"].count == 4 * 5 * 64
+
+
+def test_raw_parameters_are_seen_where_only_others_are_compiled() -> None:
+    torch.manual_seed(0)
+    model, x = Raw(), torch.randn(3, 8)
+    discover(model, x)
+    torch.compile(nn.Linear(2, 2), backend="eager")(torch.randn(1, 2))
+    tracker = NeuronTracker(model)
+    with tracker.tracking():
+        model(x)
+    assert tracker.stats.batches == 1
