@@ -129,9 +129,8 @@ class PruningImpactAnalyzer:
             means = self._means(gone, batches) if ablation == "mean" else {}
             dense, before = self._run(batches, {}, {}, last + 1)
             found, after = self._run(batches, gone, means, last + 1)
-            movement = Scale(dense, [_targets(batch, one) for batch, one in zip(batches, dense, strict=True)]).movement(
-                found
-            )
+            targets = [_targets(self.model, batch, one) for batch, one in zip(batches, dense, strict=True)]
+            movement = Scale(dense, targets).movement(found)
         change = np.abs(after - before)
         scale = float(np.sqrt(np.mean(before.astype(np.float64) ** 2))) or 1.0
         return PruningImpact(
@@ -269,12 +268,14 @@ def _pair(candidate: Mapping[str, int]) -> tuple[int, int]:
         ) from error
 
 
-def _targets(batch: Batch, said: Answer) -> Tensor | None:
-    """The next token at every place of a language model's answers; -1 where there is none."""
+def _targets(model: nn.Module, batch: Batch, said: Answer) -> Tensor | None:
+    """The right answers where they are known: the next token of a language model, -1 where there is none, or labels."""
     ids = batch.kwargs.get("input_ids")
-    if batch.target is not None and not batch.target.is_floating_point() and batch.target.numel() == len(said.values):
-        return batch.target.flatten()
-    if not isinstance(ids, Tensor) or ids.dim() != 2 or not said.classes or "decoder_input_ids" in batch.kwargs:
+    if not type(model).__name__.endswith(("ForCausalLM", "LMHeadModel")):
+        target = batch.target
+        fits = target is not None and not target.is_floating_point() and target.numel() == len(said.values)
+        return target.flatten() if target is not None and fits else None
+    if not isinstance(ids, Tensor) or ids.dim() != 2 or not said.classes:
         return None
     following = torch.full_like(ids, -1)
     following[:, :-1] = ids[:, 1:]

@@ -144,10 +144,9 @@ def _ablated(model: nn.Module, layer: Layer, batch: Batch, gone: Sequence[tuple[
             return None
         x = x.clone()
         parts = x.unflatten(0, (len(gone), -1))
-        axis = read.axis if read.axis < 0 else read.axis + 1
         for copy, place in own:
             positions = torch.from_numpy(read.positions[place]).to(x.device)
-            parts[copy].index_fill_(axis if axis < 0 else axis - 1, positions, 0)
+            parts[copy].index_fill_(read.axis, positions, 0)
         return x
 
     with tap(model, layer.groups, visit):

@@ -108,6 +108,20 @@ def test_impact_is_that_of_a_model_without_the_neurons(
     assert impact.metrics.places == sum(map(len, texts))
 
 
+def test_labels_of_a_language_model_are_shifted_and_a_masked_one_has_no_next_token() -> None:
+    model = louder(gpt2())
+    discover(model)
+    ids = Letters()(TEXTS[:1])["input_ids"]
+    found = PruningImpactAnalyzer(model).simulate([(0, 3)], {"input_ids": ids, "labels": ids})
+    assert found.metrics.loss_change == pytest.approx(expected(model, [(0, 3)], TEXTS[:1])["loss_change"], rel=1e-3)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    bert = transformers.BertForMaskedLM(transformers.BertConfig(vocab_size=50, **sizes)).eval()
+    discover(bert)
+    moved = PruningImpactAnalyzer(bert, Letters()).simulate([(0, 3)], TEXTS).metrics
+    assert moved.loss_change is None
+    assert moved.kl is not None
+
+
 def test_further_on_is_the_next_layer_and_after_the_last_the_answer(analyzer: PruningImpactAnalyzer) -> None:
     layers = len(analyzer.layers)
     first = analyzer.simulate_neuron_pruning(0, [0, 1], TEXTS[0])
