@@ -1,12 +1,11 @@
 """Two processes that train one model prune it alike."""
 
-import socket
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from tests.ranks import on_ranks
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -16,9 +15,7 @@ from tracker import discover
 from tracker.errors import PlanError
 
 
-def work(rank: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+def work(rank: int, folder: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
     neurons = discover(model, torch.randn(2, 6))
@@ -43,16 +40,12 @@ def work(rank: int, port: int, folder: str) -> None:
         agreed(other)
     except PlanError as error:
         refused = str(error)
-    torch.save({"weights": model.state_dict(), "refused": refused}, Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
+    torch.save({"weights": model.state_dict(), "refused": refused}, folder / f"{rank}.pt")
 
 
 @pytest.mark.skipif(not dist.is_gloo_available(), reason="this PyTorch has no gloo")
 def test_ranks_prune_alike_and_go_on_training_in_step(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(work, (port, str(tmp_path)), nprocs=2)
+    on_ranks(work, tmp_path)
     one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert one["weights"]["0.weight"].shape == (8, 6)
     for name, value in one["weights"].items():

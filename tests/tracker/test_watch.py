@@ -1,12 +1,9 @@
-import os
-import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from tests.ranks import on_ranks
 from tests.tracker.watched_models import CNN, by_neuron, images
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -249,31 +246,19 @@ def test_the_state_is_a_metric_that_merges() -> None:
         torch.testing.assert_close(one.compute()[name], expected)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _rank(rank: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=2)
-    try:
-        torch.manual_seed(0)
-        model = CNN().eval()
-        data = [torch.randn(size, 1, 8, 8) * scale for size, scale in ((5, 1), (2, 9))]
-        watch = watched(model, data[0], covariance=True)
-        with watching(model, watch), torch.no_grad():
-            model(data[rank])
-        blocks, covariance = watch.results()
-        torch.save((blocks, {k: torch.from_numpy(v) for k, v in covariance.items()}), Path(folder) / f"{rank}.pt")
-    finally:
-        dist.destroy_process_group()
+def _rank(rank: int, folder: Path) -> None:
+    torch.manual_seed(0)
+    model = CNN().eval()
+    data = [torch.randn(size, 1, 8, 8) * scale for size, scale in ((5, 1), (2, 9))]
+    watch = watched(model, data[0], covariance=True)
+    with watching(model, watch), torch.no_grad():
+        model(data[rank])
+    blocks, covariance = watch.results()
+    torch.save((blocks, {k: torch.from_numpy(v) for k, v in covariance.items()}), folder / f"{rank}.pt")
 
 
 def test_ranks_add_up_to_one_process(tmp_path: Path) -> None:
-    mp.spawn(_rank, (_free_port(), str(tmp_path)), nprocs=2)
+    on_ranks(_rank, tmp_path)
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     torch.manual_seed(0)
     model = CNN().eval()
