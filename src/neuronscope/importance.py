@@ -1,16 +1,19 @@
-"""How important each neuron of a layer is: what the model would say without it, exactly or by an estimate.
+"""How important each neuron is: what the model would say without it, exactly or by an estimate.
 
 The estimate is of second order. A small change Δ of the logits moves the answers by KL ≈ ½ Δᵀ F Δ, F the Fisher
 information; and with labels y drawn from the model and random signs r, S = ∂(Σ r log p(y)) · a, summed over the places
 of a neuron with activation a, has E[S²] = Σ Δᵀ F Δ for its absence. So one backward pass a probe says it of every
-neuron. How well the estimate ranks the neurons is measured each time, against the exact impact of a sample.
+neuron of every layer. The estimate of first order, |∂L · a| (Molchanov et al. 2017), takes one backward pass of the
+loss against what the model itself finds likeliest, and is cruder. How well an estimate ranks the neurons is measured
+each time, against the exact impact of a sample.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -19,11 +22,11 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils._pytree import tree_map_only
 
 from neuronscope.layers import Layer
-from neuronscope.movement import SAFE, Scale
-from pruner.compensation.distance import Answer, answer
+from neuronscope.movement import SAFE, Scale, scale_of_choice
+from neuronscope.stacked import absences, single_rows
+from pruner.compensation.distance import answer
 from tracker.batches import Batch, forward
 from tracker.errors import ConfigError
 from tracker.moments import Row
@@ -32,11 +35,10 @@ from tracker.progress import progress
 from tracker.taps import tap
 from tracker.watch import Watch, watching
 
-Method = Literal["second-order", "exact"]
+Method = Literal["second-order", "first-order", "exact"]
 METHODS: tuple[Method, ...] = get_args(Method)
-
-_REPLICAS = 8
-"""So many copies of a batch go through the model at a time, each without another neuron."""
+EXACT_RUNS = 8
+"""Fewer runs of the model than this need no progress."""
 
 
 @dataclass(frozen=True)
@@ -67,20 +69,21 @@ class LayerImportance(list[NeuronImportance]):
 
 def importance_of(
     model: nn.Module,
-    layer: Layer,
+    layers: Sequence[Layer],
     batches: Sequence[Batch],
     *,
     method: Method = "second-order",
     probes: int = 8,
     sample: int = 16,
     seed: int = 0,
-) -> LayerImportance:
-    """The importance of every neuron of a layer. To be used under `evaluating`.
+) -> list[LayerImportance]:
+    """The importance of every neuron of these layers, all at once. To be used under `evaluating`.
 
     Args:
-        method: "second-order", or "exact", which runs the model once for each neuron.
-        probes: backward passes for the estimate, for each batch.
-        sample: neurons whose exact impact the estimate is held against, from the least to the most important.
+        method: "second-order", "first-order", or "exact", as if the model ran once without each neuron.
+        probes: backward passes of the second order, for each batch.
+        sample: neurons of each layer whose exact impact the estimate is held against, from the least to the most
+            important.
         seed: of the probes.
 
     Where no gradient reaches the neurons (as with raw parameters), all are exact. Raises `ConfigError` for a method
@@ -88,24 +91,39 @@ def importance_of(
     """
     if method not in METHODS:
         raise ConfigError(f"method = {method!r} is unknown.", hint=f"Use one of {', '.join(METHODS)}.")
-    if min(probes, sample) < 1:
+    if any(type(number) is not int or number < 1 for number in (probes, sample)):
         raise ConfigError("probes and sample are numbers from 1 up.", hint="Leave them out.")
-    dense = [answer(forward(model, batch), batch) for batch in batches]
+    rows = [row for batch in batches for row in single_rows(batch)]
+    dense = [answer(forward(model, row), row) for row in rows]
     scale = Scale(dense, [None] * len(dense))
-    magnitude, variance = _activity(model, layer, batches)
-    estimate = _estimate(model, layer, batches, probes, seed) if method == "second-order" else None
+    activity = _activity(model, layers, batches)
+    estimates = None if method == "exact" else estimated(model, layers, batches, method, probes, seed)
+    return [_assembled(model, layer, rows, scale, activity[layer.index], estimates, method, sample) for layer in layers]
+
+
+def _assembled(
+    model: nn.Module,
+    layer: Layer,
+    rows: Sequence[Batch],
+    scale: Scale,
+    activity: tuple[NDArray[np.float64], NDArray[np.float64]],
+    estimates: dict[int, NDArray[np.float64]] | None,
+    method: Method,
+    sample: int,
+) -> LayerImportance:
     found = LayerImportance()
-    if estimate is None:
-        scores = exact_impacts(model, layer, batches, scale, range(layer.size))
+    if estimates is None:
+        scores = exact_impacts(model, layer, rows, scale, range(layer.size))
     else:
-        order = np.argsort(estimate, kind="stable")
+        scores = estimates[layer.index]
+        order = np.argsort(scores, kind="stable")
         chosen = np.unique(order[np.linspace(0, layer.size - 1, min(sample, layer.size)).round().astype(int)])
-        known = exact_impacts(model, layer, batches, scale, chosen.tolist())
-        spread = np.ptp(known) > 0 and np.ptp(estimate[chosen]) > 0
-        found.method, found.checked = "second-order", tuple(chosen.tolist())
-        found.rank_correlation = float(spearmanr(known, estimate[chosen]).statistic) if spread else math.nan
-        scores = estimate
+        known = exact_impacts(model, layer, rows, scale, chosen.tolist())
+        spread = np.ptp(known) > 0 and np.ptp(scores[chosen]) > 0
+        found.method, found.checked = method, tuple(chosen.tolist())
+        found.rank_correlation = float(spearmanr(known, scores[chosen]).statistic) if spread else math.nan
     high = float(np.percentile(scores, 75))
+    magnitude, variance = activity
     for neuron, score in enumerate(scores.tolist()):
         critical = score > high and score >= SAFE
         found.append(
@@ -115,106 +133,56 @@ def importance_of(
 
 
 def exact_impacts(
-    model: nn.Module, layer: Layer, batches: Sequence[Batch], scale: Scale, neurons: Sequence[int]
+    model: nn.Module, layer: Layer, rows: Sequence[Batch], scale: Scale, neurons: Sequence[int]
 ) -> NDArray[np.float64]:
-    """The impact score of each of these neurons alone, (neurons,)."""
-    totals, places = np.zeros(len(neurons)), 0
-    groups = [(group, place) for group in layer.groups for place in range(group.size)]
-    replicas = _REPLICAS if _stacks(model, layer, batches[0]) else 1
-    chunks = [list(neurons[start : start + replicas]) for start in range(0, len(neurons), replicas)]
-    for number, batch in enumerate(batches):
-        done = 0
-        for chunk in progress(chunks, "Without each neuron") if len(chunks) > 8 else chunks:
-            said = _ablated(model, layer, batch, [groups[neuron] for neuron in chunk])
-            rows = said.values.unflatten(0, (len(chunk), -1))
-            for one in rows:
-                totals[done] += float(scale.scores(Answer(one, said.classes), number).sum())
-                done += 1
-        places += rows.shape[1]
-    return totals / places
-
-
-def _ablated(model: nn.Module, layer: Layer, batch: Batch, gone: Sequence[tuple[NeuronGroup, int]]) -> Answer:
-    """The answers to as many copies of a batch as neurons are given, each copy without one of them."""
-    repeated = _repeated(batch, len(gone))
-
-    def visit(group: NeuronGroup, read: Read, x: Tensor) -> Tensor | None:
-        own = [(copy, place) for copy, (one, place) in enumerate(gone) if one is group]
-        if not own:
-            return None
-        x = x.clone()
-        parts = x.unflatten(0, (len(gone), -1))
-        for copy, place in own:
-            positions = torch.from_numpy(read.positions[place]).to(x.device)
-            parts[copy].index_fill_(read.axis, positions, 0)
-        return x
-
-    with tap(model, layer.groups, visit):
-        return answer(forward(model, repeated), repeated)
-
-
-def _repeated(batch: Batch, times: int) -> Batch:
-    rows = _rows(batch)
-
-    def more(x: Tensor) -> Tensor:
-        return x.repeat(times, *[1] * (x.dim() - 1)) if x.dim() and x.shape[0] == rows else x
-
-    args, kwargs = tree_map_only(Tensor, more, (batch.args, batch.kwargs))
-    return Batch(args, kwargs, None, None if batch.mask is None else more(batch.mask))
-
-
-def _rows(batch: Batch) -> int:
-    tensors = [x for x in (*batch.args, *batch.kwargs.values()) if isinstance(x, Tensor) and x.dim()]
-    return tensors[0].shape[0] if tensors else 1
-
-
-def _stacks(model: nn.Module, layer: Layer, batch: Batch) -> bool:
-    """Whether copies of a batch lie one behind the other wherever the layer is read, tried with the first neuron."""
-    group = layer.groups[0]
-    try:
-        together = _ablated(model, layer, batch, [(group, 0), (group, group.size - 1)]).values.unflatten(0, (2, -1))
-        alone = [_ablated(model, layer, batch, [(group, place)]).values for place in (0, group.size - 1)]
-    except (RuntimeError, IndexError):
-        return False
-    largest = max(float(x.abs().max()) for x in alone)
-    return all(torch.allclose(a, b, rtol=1e-3, atol=1e-4 * largest) for a, b in zip(together, alone, strict=True))
+    """The impact score of each of these neurons alone, (neurons,); `rows` are inputs one by one, as in `scale`."""
+    totals, places = dict.fromkeys(neurons, 0.0), 0
+    steps: Callable[[Sequence[Any]], Any] = partial(progress, description=f"Without each neuron of layer {layer.index}")
+    for one in absences(model, layer, rows, neurons, steps=steps):
+        totals[one.neuron] += float(scale.scores(one.said, one.number).sum())
+    places = sum(scale.places(number) for number in range(len(rows)))
+    return np.array([totals[neuron] for neuron in neurons]) / places
 
 
 def _activity(
-    model: nn.Module, layer: Layer, batches: Sequence[Batch]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean magnitude and variance of each neuron over the inputs, padding left out."""
-    watch = Watch(layer.groups)
+    model: nn.Module, layers: Sequence[Layer], batches: Sequence[Batch]
+) -> dict[int, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Mean magnitude and variance of each neuron over the inputs, padding left out, by layer."""
+    watch = Watch([group for layer in layers for group in layer.groups])
     with watching(model, watch):
         for batch in batches:
             forward(model, batch)
     blocks, _ = watch.results()
-    magnitude, variance = [], []
-    for group in layer.groups:
-        block = blocks[group.name]
-        count = block[Row.COUNT].clamp(min=1)
-        magnitude.append(block[Row.MAGNITUDE] / count)
-        variance.append(block[Row.M2] / count)
-    return torch.cat(magnitude).numpy(), torch.cat(variance).numpy()
+    found = {}
+    for layer in layers:
+        own = [blocks[group.name] for group in layer.groups]
+        magnitude, variance = (
+            torch.cat([block[row] / block[Row.COUNT].clamp(min=1) for block in own]).numpy()
+            for row in (Row.MAGNITUDE, Row.M2)
+        )
+        found[layer.index] = (magnitude, variance)
+    return found
 
 
-def _estimate(
-    model: nn.Module, layer: Layer, batches: Sequence[Batch], probes: int, seed: int
-) -> NDArray[np.float64] | None:
-    """The impact score of every neuron by second order; None where no gradient reaches them."""
+def estimated(
+    model: nn.Module, layers: Sequence[Layer], batches: Sequence[Batch], method: Method, probes: int, seed: int = 0
+) -> dict[int, NDArray[np.float64]] | None:
+    """The impact score of every neuron of these layers by an estimate; None where no gradient reaches them."""
     random = torch.Generator().manual_seed(seed)
-    total = torch.zeros(layer.size, dtype=torch.float64)
-    places, spread = 0, 0.0
-    classes = False
-    for batch in batches:
+    groups = [group for layer in layers for group in layer.groups]
+    total = {group.name: torch.zeros(group.size, dtype=torch.float64) for group in groups}
+    places, spread, classes = 0, 0.0, False
+    rounds = 1 if method == "first-order" else probes
+    for batch in progress(batches, "Estimating"):
         leaves: list[tuple[NeuronGroup, Read, Tensor]] = []
 
         def visit(group: NeuronGroup, read: Read, x: Tensor, leaves: Any = leaves) -> Tensor:
-            leaf = x.detach().requires_grad_()
+            # What is read depends on what was read further up: only the first starts a new graph.
+            leaf = x if x.requires_grad else x.detach().requires_grad_()
             leaves.append((group, read, leaf))
             return leaf
 
-        with torch.enable_grad(), tap(model, layer.groups, visit):
+        with torch.enable_grad(), tap(model, groups, visit):
             said = answer(forward(model, batch), batch)
             values = said.values.float()
         if not leaves or not values.requires_grad:
@@ -223,27 +191,42 @@ def _estimate(
         places += len(values)
         centred = values.detach() - values.detach().mean(0)
         spread += float(centred.double().square().sum())
-        for probe in range(probes):
-            grads = torch.autograd.grad(
-                _probe(values, classes, random),
-                [leaf for _, _, leaf in leaves],
-                retain_graph=probe + 1 < probes,
-                allow_unused=True,
-            )
+        for probe in range(rounds):
+            asked = _own_loss(values, classes) if method == "first-order" else _probe(values, classes, random)
+            tensors = [leaf for _, _, leaf in leaves]
+            grads = torch.autograd.grad(asked, tensors, retain_graph=probe + 1 < rounds, allow_unused=True)
             if any(grad is None for grad in grads):
                 return None
-            own = {group.name: torch.zeros(group.size, dtype=torch.float64) for group in layer.groups}
+            own: dict[str, Tensor] = {}
             for (group, read, leaf), grad in zip(leaves, grads, strict=True):
-                product = (leaf.detach() * grad).double().movedim(read.axis, -1).flatten(0, -2).sum(0).cpu()
-                own[group.name] += product[torch.from_numpy(read.positions)].sum(1)
-            total += layer.joined(own).square() / probes
-    mean = (total / places).numpy()
-    if classes:
+                product = (leaf.detach() * grad).movedim(read.axis, -1).flatten(0, -2).sum(0).double().cpu()
+                part = product[torch.from_numpy(read.positions)].sum(1)
+                own[group.name] = own[group.name] + part if group.name in own else part
+            for name, value in own.items():
+                total[name] += value.abs() if method == "first-order" else value.square() / rounds
+    return {
+        layer.index: _scored(layer.joined(total).numpy() / places, classes, method, spread / places) for layer in layers
+    }
+
+
+def _scored(mean: NDArray[np.float64], classes: bool, method: Method, spread: float) -> NDArray[np.float64]:
+    """On the scale of impact scores; the first order is a change of the loss, and kept as it is, at most 1."""
+    if method == "first-order":
+        score = mean
+    elif classes:
         # KL = mean / 2, and for a small Gaussian change of the log-probabilities the total variation is √(KL / π).
-        score: NDArray[np.float64] = np.sqrt(mean / 2 / math.pi)
+        score = scale_of_choice(np.minimum(np.sqrt(mean / 2 / math.pi), 1.0))
     else:
-        score = np.sqrt(mean) / max(2 * math.sqrt(spread / places), 1e-300)
+        score = np.sqrt(mean) / max(2 * math.sqrt(spread), 1e-300)
     return np.minimum(score, 1.0)
+
+
+def _own_loss(values: Tensor, classes: bool) -> Tensor:
+    """The loss against what the model itself finds likeliest; of vectors, half their square."""
+    with torch.enable_grad():
+        if not classes:
+            return values.square().sum() / 2
+        return -F.log_softmax(values, -1).max(-1).values.sum()
 
 
 def _probe(values: Tensor, classes: bool, random: torch.Generator) -> Tensor:

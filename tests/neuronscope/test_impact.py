@@ -79,7 +79,7 @@ def expected(model: nn.Module, chosen: list[tuple[int, int]], texts: list[str]) 
     for text in texts:
         before, after = logits(model, text), logits(twin, text)
         p, q = before.softmax(-1), after.softmax(-1)
-        score += (0.5 * (p - q).abs().sum(-1)).tolist()
+        score += (1 - (1 - 0.5 * (p - q).abs().sum(-1)) ** 2).tolist()
         kl += (p * (p.log() - q.log())).sum(-1).tolist()
         same += (before.argmax(-1) == after.argmax(-1)).float().tolist()
         moved += float((before - after).square().sum())
