@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -105,27 +104,23 @@ class WeightAnalyzer:
 
         Raises `DataError` for a threshold that is no percentage.
         """
-        if isinstance(threshold_percentile, bool) or not 0 <= threshold_percentile <= 100:
-            raise DataError(
-                f"threshold_percentile = {threshold_percentile!r} is no percentage.",
-                hint="Give a number from 0 to 100.",
-            )
+        columns = self.neuron_columns()
+        return list(map(PruningCandidate, *candidate_columns(columns, threshold_percentile).values()))
+
+    def neuron_columns(self) -> dict[str, NDArray[Any]]:
+        """Of every neuron of every layer, in order: `layer_index`, `neuron_index`, `weight_magnitude`, `weight_rank`,
+        `pruning_score`, `consumer_norm`, each (all neurons,).
+        """
         magnitudes, norms = mean_weight(self.model, self.neurons), _consumer_norms(self.model, self.neurons)
-        found: list[PruningCandidate] = []
+        parts: list[tuple[NDArray[Any], ...]] = []
         for layer in self.layers.all:
-            values, norm = layer.joined(magnitudes), layer.joined(norms)
-            order = torch.argsort(values, descending=True, stable=True)
-            rank = torch.empty_like(order)
-            rank[order] = torch.arange(1, layer.size + 1)
-            flagged = layer.size - math.floor(layer.size * threshold_percentile / 100 + 1e-9)
-            for neuron, (value, place) in enumerate(zip(values.tolist(), rank.tolist(), strict=True)):
-                score = (place - 1) / (layer.size - 1) if layer.size > 1 else 0.0
-                found.append(
-                    PruningCandidate(
-                        layer.index, neuron, value, place, place > flagged, score, _band(value), float(norm[neuron])
-                    )
-                )
-        return found
+            values, norm = layer.joined(magnitudes).double().numpy(), layer.joined(norms).double().numpy()
+            rank = np.empty(layer.size, dtype=np.int64)
+            rank[np.argsort(-values, kind="stable")] = np.arange(1, layer.size + 1)
+            score = (rank - 1) / max(1, layer.size - 1)
+            parts.append((np.full(layer.size, layer.index), np.arange(layer.size), values, rank, score, norm))
+        names = ("layer_index", "neuron_index", "weight_magnitude", "weight_rank", "pruning_score", "consumer_norm")
+        return {name: np.concatenate(own) for name, own in zip(names, zip(*parts, strict=True), strict=True)}
 
     def get_sparsity_analysis(self) -> dict[str, Any]:
         """The whole model and each of its modules, as JSON-ready data."""
@@ -179,6 +174,31 @@ class WeightAnalyzer:
             l2_norm=float(torch.linalg.vector_norm(magnitudes)),
             patterns=None if matrix is None else patterns_of(matrix),
         )
+
+
+def candidate_columns(columns: Mapping[str, NDArray[Any]], threshold_percentile: float) -> dict[str, list[Any]]:
+    """The fields of `PruningCandidate` for all neurons of `neuron_columns`, each a list.
+
+    Raises `DataError` for a threshold that is no percentage.
+    """
+    if isinstance(threshold_percentile, bool) or not 0 <= threshold_percentile <= 100:
+        raise DataError(
+            f"threshold_percentile = {threshold_percentile!r} is no percentage.", hint="Give a number from 0 to 100."
+        )
+    layers, ranks, magnitudes = columns["layer_index"], columns["weight_rank"], columns["weight_magnitude"]
+    sizes = np.bincount(layers)
+    kept = sizes - np.floor(sizes * threshold_percentile / 100 + 1e-9).astype(np.int64)
+    bands = np.array(["very low", "low", "normal"])[(magnitudes >= VERY_LOW).astype(int) + (magnitudes > LOW)]
+    return {
+        "layer_index": layers.tolist(),
+        "neuron_index": columns["neuron_index"].tolist(),
+        "weight_magnitude": magnitudes.tolist(),
+        "weight_rank": ranks.tolist(),
+        "is_pruning_candidate": (ranks > kept[layers]).tolist(),
+        "pruning_score": columns["pruning_score"].tolist(),
+        "band": bands.tolist(),
+        "consumer_norm": columns["consumer_norm"].tolist(),
+    }
 
 
 def _band(magnitude: float) -> str:

@@ -31,6 +31,7 @@ REASONS: Mapping[str, str] = {
     "inactive": "fired less often than the threshold",
     "redundant": "said the same as another neuron, which stays",
     "weak": "had smaller weights than the threshold",
+    "chosen by hand": "was chosen by a person",
     "low score": "ranked lowest by weight and activity, up to the target",
 }
 """Why a neuron goes, in words. "low score" are the neurons that the strategy chose and no recommendation named."""

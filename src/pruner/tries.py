@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +25,15 @@ from tracker.fingerprint import content_fingerprint
 from tracker.neuron_map import NeuronMap
 from tracker.progress import step as long_step
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 @dataclass(frozen=True)
 class Point:
     """One try: what was asked of `compress` by which rule (a target, or a ratio for each kind), and what came of it.
 
-    That is the share of neurons removed, of all and of each kind, the parameters left (share of the dense model's), and
-    the metric.
+    That is the share of neurons removed, of all and of each kind, the parameters left (share of the dense model's), the
+    metric, and the neurons removed of every layer.
     """
 
     rule: str
@@ -42,6 +42,7 @@ class Point:
     kinds: Mapping[str, float]
     parameters: float
     metric: float
+    remove: Mapping[str, Sequence[int]] = field(default_factory=dict, repr=False)
 
 
 def pareto(points: Iterable[Point]) -> list[Point]:
@@ -101,7 +102,13 @@ class Tries:
                 shares = _shares_by_kind(results, current_map(self._model, self._data))
                 gone = results["neurons_pruned"] / results["neurons_before"]
                 return Point(
-                    rule, asked, gone, shares, count_parameters(twin) / self._parameters, judged(self._metric, twin)
+                    rule,
+                    asked,
+                    gone,
+                    shares,
+                    count_parameters(twin) / self._parameters,
+                    judged(self._metric, twin),
+                    results["plan"]["remove"],
                 )
 
         point = self._judged(name, attempt)

@@ -24,6 +24,8 @@ from pruner.engine import PruningEngine
 from pruner.environment import environment_of
 from pruner.metrics import compute_metrics, count_bytes, count_parameters
 from pruner.outputs import RunOutputs, start_run
+from pruner.plan import PruningPlan
+from pruner.planned import prune_by_plan
 from pruner.report import build_report, write_report
 from pruner.report_charts import layers_picture
 from pruner.results import (
@@ -99,6 +101,7 @@ class IntegratedTrackingPruningWorkflow:
         optimizer: Companions | None = None,
         target: Mapping[str, float] | None = None,
         effort: str = "default",
+        plan: PruningPlan | None = None,
     ) -> WorkflowResults:
         """Make `model` smaller, in place, and prove it right; the model stays as it is unless all of it succeeds.
 
@@ -116,6 +119,7 @@ class IntegratedTrackingPruningWorkflow:
             optimizer: its state is cut along with the model, and restored with it.
             target, effort: the share of the model to keep, such as {"params": 0.5}, and how hard to try, as in
                 `compress`, which then decides instead of the recommendations.
+            plan: instead, the very neurons that go; with `repair` in the configuration the others take over.
 
         Returns:
             See `pruner.results.WorkflowResults`.
@@ -137,7 +141,7 @@ class IntegratedTrackingPruningWorkflow:
         try:
             with evaluating(bare):
                 run = _Run(bare, data_loader, batch, model_name, outputs, self.pruner.config, evaluate, base, optimizer)
-                return self._run(run, recommendations, auto_prune, target, effort)
+                return self._run(run, recommendations, auto_prune, target, effort, plan)
         except FailedChecksError:  # the engine has restored the model, and the report says what failed
             raise
         except BaseException:
@@ -152,6 +156,7 @@ class IntegratedTrackingPruningWorkflow:
         auto_prune: bool,
         target: Mapping[str, float] | None,
         effort: str,
+        plan: PruningPlan | None,
     ) -> WorkflowResults:
         with run.step("track"), long_step("Tracking"):
             neurons = current_map(run.model, run.data_loader)
@@ -172,7 +177,11 @@ class IntegratedTrackingPruningWorkflow:
                     "optimizer": run.optimizer,
                     "store": lambda pruned: run.save(pruned, run.outputs.pruned_model, "pruned_model"),
                 }
-                if target is None:
+                if plan is not None:
+                    made = prune_by_plan(
+                        run.model, neurons, plan, self.pruner.config, data_loader=run.data_loader, **how
+                    )
+                elif target is None:
                     made = self.pruner.prune_by_recommendations(run.model, advice, data_loader=run.data_loader, **how)
                 else:
                     made = compress(

@@ -7,7 +7,7 @@ long step leaves one line in the log.
 
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -16,17 +16,33 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 T = TypeVar("T")
 
+Listener = Callable[[str, int, int | None, int], None]
+"""(description, steps done, steps in all, how many other steps it lies in). What it raises ends the step."""
+
 PATIENCE_SECONDS = 2.0
 
 # One console for all bars: rich stacks the bars of one console (an epoch's inside a run's) and mixes those of two.
 _console = Console(stderr=True)
 _enabled: bool | None = None
+_listener: Listener | None = None
+_depth = 0
 
 
 def set_enabled(enabled: bool | None) -> None:
     """Show bars always (True) or never (False) in this process; None returns to the rule of the module."""
     global _enabled
     _enabled = enabled
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Within the block, tell the listener of every step of this process as it goes on, however short."""
+    global _listener
+    before, _listener = _listener, listener
+    try:
+        yield
+    finally:
+        _listener = before
 
 
 def progress(iterable: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
@@ -36,18 +52,35 @@ def progress(iterable: Iterable[T], description: str, total: int | None = None) 
     """
     if total is None and isinstance(iterable, Sized):
         total = len(iterable)
-    with _bar(description, total) as bar:
-        for item in iterable:
+    with _bar(description, total) as bar, _heard(description, total) as told:
+        for done, item in enumerate(iterable, 1):
             yield item
             if bar is not None:
                 bar.advance(bar.task_ids[0])
+            told(done)
 
 
 @contextmanager
 def step(description: str) -> Iterator[None]:
     """A step without countable parts: a bar that only says that work goes on, once it has lasted two seconds."""
-    with _bar(description, None):
+    with _bar(description, None), _heard(description, None):
         yield
+
+
+@contextmanager
+def _heard(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    global _depth
+    depth, _depth = _depth, _depth + 1
+
+    def tell(done: int) -> None:
+        if _listener is not None:
+            _listener(description, done, total, depth)
+
+    try:
+        tell(0)
+        yield tell
+    finally:
+        _depth = depth
 
 
 @contextmanager

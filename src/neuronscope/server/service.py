@@ -1,0 +1,122 @@
+"""What all routes share: the current model, the jobs, and the files."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response
+
+from neuronscope.server.atlas import Atlas
+from neuronscope.server.catalog import Catalog
+from neuronscope.server.made import MadeModels
+from neuronscope.server.pool import Pool
+from neuronscope.server.problems import Problem
+from neuronscope.server.settings import Settings
+from neuronscope.server.store import Store
+
+CACHED = ("impact", "simulate", "importance", "batch", "metric", "neuron", "safe-set")
+"""Jobs whose answer depends on nothing but the model's content and what was asked."""
+COUNTED = ("impact", "simulate", "batch")
+"""Jobs that say what a removal does: these are what an export of `impact` holds."""
+
+
+class Service:
+    """Lives as long as the server."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.store = Store(settings.folder / "neuronscope.sqlite")
+        self.made = MadeModels(settings.folder)
+        self.catalog = Catalog(settings, self.made)
+        self.pool = Pool(self.store, settings.folder, [settings.device], settings.max_queue)
+        self._current: Atlas | None = None
+        self._following: set[asyncio.Task[None]] = set()
+        self._loading = self.pool.submit("load-model", {}, settings.model, None)
+
+    def close(self) -> None:
+        """End the workers."""
+        self.pool.close()
+
+    @property
+    def current_name(self) -> str:
+        """The model that is current, or is being loaded as the first one."""
+        return self._current.name if self._current is not None else self.settings.model
+
+    async def atlas(self) -> Atlas:
+        """The current model; waits for the first one to be loaded. Raises `Problem` where that failed."""
+        if self._current is None:
+            job = await self.pool.wait(self._loading)
+            if self._current is None:
+                self._current = self._atlas_of(job)
+        return self._current
+
+    async def load(self, name: str) -> Atlas:
+        """Make another model the current one; raises `Problem` where it cannot be loaded, and then nothing changes."""
+        job = self.pool.submit("load-model", {}, self.catalog.checked(name), None)
+        self._current = self._atlas_of(await self.pool.wait(job))
+        return self._current
+
+    def follow(self, job: str) -> None:
+        """When this job of loading is done, its model is the current one."""
+
+        async def take() -> None:
+            found = await self.pool.wait(job)
+            if found["state"] == "done":
+                self._current = self._atlas_of(found)
+
+        task = asyncio.create_task(take())
+        self._following.add(task)
+        task.add_done_callback(self._following.discard)
+
+    async def answer(
+        self, request: Request, kind: str, params: Mapping[str, Any], model: str | None = None
+    ) -> Response:
+        """Run a job and answer with its result; with `Prefer: respond-async`, at once with 202 and where it is."""
+        job = await self.submit(kind, params)
+        if "respond-async" in request.headers.get("prefer", ""):
+            return accepted(self.seen(job))
+        return Response(self.result_of(await self.pool.wait(job)), media_type="application/json")
+
+    async def submit(self, kind: str, params: Mapping[str, Any], model: str | None = None) -> str:
+        """Queue a job about the current model, or about one that is named; returns its id."""
+        if model is not None:
+            return self.pool.submit(kind, params, model, None)
+        atlas = await self.atlas()
+        return self.pool.submit(kind, params, atlas.name, atlas.fingerprint if kind in CACHED else None)
+
+    def result_of(self, job: Mapping[str, Any]) -> bytes:
+        """The result of a job that is over; raises `Problem` where there is none."""
+        found = self.pool.result(job)
+        if found is not None:
+            return found
+        error = job["error"]
+        if error is not None:
+            raise Problem(error["status"], error["error"], error["details"])
+        raise Problem(409, f"The job is {job['state']}.", "Run it again: POST /api/jobs/{id}/again.")
+
+    def seen(self, job: str) -> dict[str, Any]:
+        """A job as clients see it; raises `Problem` 404."""
+        found = self.store.job(job)
+        if found is None:
+            raise Problem(404, f"There is no job {job[:40]!r}.", "GET /api/jobs lists them.")
+        return found
+
+    def _atlas_of(self, job: Mapping[str, Any]) -> Atlas:
+        atlas = Atlas(json.loads(self.result_of(job)))
+        self.catalog.learn(atlas.card)
+        return atlas
+
+
+def accepted(job: Mapping[str, Any]) -> JSONResponse:
+    """202, and where the job is."""
+    return JSONResponse(dict(job), status_code=202, headers={"Location": f"/api/jobs/{job['id']}"})
+
+
+def service_of(request: Request) -> Service:
+    """The service of the application that the request came to."""
+    found: Service = request.app.state.service
+    return found
