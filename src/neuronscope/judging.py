@@ -12,7 +12,7 @@ from neuronscope.imports import import_object
 from pruner.compensation.distance import answer, distance, spread
 from pruner.quality import Metric
 from pruner.recovery_loss import labelled
-from tracker.batches import accuracy, evaluating, forward, iter_batches
+from tracker.batches import accuracy, evaluating, forward, iter_batches, predicts_next
 from tracker.errors import DataError
 
 NAMES = ("accuracy", "loss", "distance")
@@ -25,7 +25,7 @@ def metric_of(name: str | None, model: nn.Module, data: Sequence[Any]) -> tuple[
     - `loss`: minus the loss by the labels, a batch on the average;
     - `distance`: minus the distance from the answers that `model`, the dense one, gives now; needs no labels;
     - `module:callable`: your own, which is given the model;
-    - None: the first of these that the data can tell.
+    - None: the first of these that the data can tell; of a language model the loss.
 
     Raises `DataError` for a name that leads to no metric, and for labels that are missing.
     """
@@ -41,7 +41,7 @@ def metric_of(name: str | None, model: nn.Module, data: Sequence[Any]) -> tuple[
         if not callable(found):
             raise DataError(f"'{name}' is a {type(found).__name__}, and no function.", hint=f"Name one of {NAMES}.")
         return name, found
-    if accuracy(model, data) is not None:
+    if not predicts_next(model) and accuracy(model, data) is not None:
         return "accuracy", known["accuracy"]()
     try:
         _loss(data)(model)

@@ -14,7 +14,7 @@ from neuronscope.ablation import Filler, by_neuron
 from neuronscope.layers import Layers
 from neuronscope.movement import Scale
 from pruner.compensation.distance import Answer, answer
-from tracker.batches import Batch, forward
+from tracker.batches import Batch, forward, predicts_next
 from tracker.neuron_map import NeuronGroup, NeuronMap, Read
 from tracker.taps import tap
 
@@ -76,7 +76,7 @@ class Trials:
 def targets_of(model: nn.Module, batch: Batch, said: Answer) -> Tensor | None:
     """The right answers where they are known: the next token of a language model, -1 where there is none, or labels."""
     ids = batch.kwargs.get("input_ids")
-    if not type(model).__name__.endswith(("ForCausalLM", "LMHeadModel")):
+    if not predicts_next(model):
         target = batch.target
         fits = target is not None and not target.is_floating_point() and target.numel() == len(said.values)
         return target.flatten() if target is not None and fits else None

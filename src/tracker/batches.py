@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from tracker.admission import unwrapped
 from tracker.compiled import as_written
 from tracker.errors import DataError, nearest
 
@@ -169,7 +170,7 @@ def accuracy(model: nn.Module, data_loader: Iterable[Any]) -> float | None:
     """Share of right answers of a classifier, from 0 to 1; None where the batches hold no class indices.
 
     The last dimension of the output holds the classes, and the target has the shape of the others. Targets below zero
-    (-100, as for tokens without a label) do not count.
+    (-100, as for tokens without a label) do not count. Of a language model the right answer at a token is the next one.
     """
     right = seen = 0
     with evaluating(model):
@@ -180,10 +181,17 @@ def accuracy(model: nn.Module, data_loader: Iterable[Any]) -> float | None:
             output = logits(forward(model, batch))
             if output.shape[:-1] != target.shape:
                 return None
+            if predicts_next(model) and target.dim() == 2:
+                output, target = output[:, :-1], target[:, 1:]
             counted = target >= 0
             right += int(((output.argmax(-1) == target) & counted).sum())
             seen += int(counted.sum())
     return right / seen if seen else None
+
+
+def predicts_next(model: nn.Module) -> bool:
+    """Whether a model says at every token what comes next, by the names that transformers gives such models."""
+    return type(unwrapped(model)).__name__.endswith(("ForCausalLM", "LMHeadModel"))
 
 
 @dataclass(frozen=True)

@@ -217,6 +217,8 @@ def test_accuracy() -> None:
     assert accuracy(Copy(), [(right, torch.tensor([0, 1, 2, 1])), (right, torch.tensor([0, 1, 2, 0]))]) == 7 / 8
     tokens = right[None]
     assert accuracy(Copy(), [(tokens, torch.tensor([[0, -100, 1, -100]]))]) == 1 / 2
+    speaks = type("CopyForCausalLM", (Copy,), {})()  # what is right at a token is the next one
+    assert accuracy(speaks, [(tokens, torch.tensor([[5, 0, -100, 1]]))]) == 1 / 2
     assert accuracy(Copy(), [right]) is None
     assert accuracy(Copy(), [(right, torch.rand(4))]) is None
     assert accuracy(Copy(), [(right, torch.zeros(4, 3, dtype=torch.int64))]) is None

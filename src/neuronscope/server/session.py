@@ -271,7 +271,8 @@ class Session:
         plan = PruningPlan(chosen, None, {"strategy": "chosen by hand"})
         config = create_default_config().update(
             repair={"enabled": params["repair"], "effort": params["effort"]},
-            thresholds={"max_sparsity_per_layer": 0.99, "max_pruning_ratio": 0.99},
+            thresholds={"max_sparsity_per_layer": 0.99},
+            validation={"max_pruning_ratio": 0.99},
             logging={"log_to_console": False},
         )
         workflow = IntegratedTrackingPruningWorkflow(config, self._made.outputs)
@@ -286,7 +287,7 @@ class Session:
                 title=params["name"] or f"{it.name}, {plan.neurons} neurons fewer",
                 base=base,
                 checkpoint=Path(outputs["pruned_model"]),
-                report=Path(outputs["report_html"]),
+                report=Path(results["report"]["html"]),
                 plan=plan.to_json(),
             )
         )
