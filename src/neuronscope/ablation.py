@@ -114,6 +114,26 @@ class _Regression:
         return self.mean_y + (x - self.mean_x) @ self.matrix
 
 
+class _Fit:
+    """Ridge regressions of y on x for any strength, from one decomposition, of whichever system is smaller."""
+
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        if len(x) > MOST_PLACES:
+            step = -(-len(x) // MOST_PLACES)
+            x, y = x[::step], y[::step]
+        self._mean_x, self._mean_y = x.mean(0), y.mean(0)
+        x, y = x - self._mean_x, y - self._mean_y
+        self._unit = max(float(x.square().mean()) * len(x), 1e-300)
+        self._x = x if len(x) < x.shape[1] else None
+        values, vectors = torch.linalg.eigh(x @ x.T if self._x is not None else x.T @ x)
+        self._values, self._vectors = values.clamp(min=0), vectors
+        self._right = vectors.T @ (y if self._x is not None else x.T @ y)
+
+    def __call__(self, ridge: float) -> _Regression:
+        solved = self._vectors @ (self._right / (self._values + ridge * self._unit).unsqueeze(1))
+        return _Regression(self._mean_x, self._mean_y, solved if self._x is None else self._x.T @ solved)
+
+
 def _repaired(group: NeuronGroup, gone: Sequence[int], parts: Sequence[Tensor], batches: Sequence[Batch]) -> Filler:
     every = torch.cat(list(parts)).double()
     columns = _columns(group, gone, every.shape[1])
@@ -124,8 +144,13 @@ def _repaired(group: NeuronGroup, gone: Sequence[int], parts: Sequence[Tensor], 
     part_of = torch.bucketize(torch.arange(len(x)), edges[1:-1], right=True)
     known: list[_Regression] = []
     if len(x) >= 2 * PARTS and x.shape[1]:
-        ridge = min(RIDGES, key=lambda ridge: _error(x, y, part_of, ridge))
-        known = [_fitted(x[part_of != part], y[part_of != part], ridge) for part in range(PARTS)]
+        seen = [part_of != part for part in range(PARTS)]
+        fits = [_Fit(x[own], y[own]) for own in seen]
+        errors = {
+            ridge: sum(_square(fit(ridge)(x[~own]) - y[~own]) for fit, own in zip(fits, seen, strict=True))
+            for ridge in RIDGES
+        }
+        known = [fit(min(RIDGES, key=errors.__getitem__)) for fit in fits]
     starts = [0]
     for part in parts:
         starts.append(starts[-1] + len(part))
@@ -161,29 +186,8 @@ def _part_of_places(moved: Tensor, batch: Batch, real: Tensor) -> Tensor:
     return found
 
 
-def _error(x: Tensor, y: Tensor, part_of: Tensor, ridge: float) -> float:
-    total = 0.0
-    for part in range(PARTS):
-        seen = part_of != part
-        total += float((_fitted(x[seen], y[seen], ridge)(x[~seen]) - y[~seen]).square().sum())
-    return total
-
-
-def _fitted(x: Tensor, y: Tensor, ridge: float) -> _Regression:
-    """By whichever of the two forms of ridge regression has the smaller system."""
-    if len(x) > MOST_PLACES:
-        step = -(-len(x) // MOST_PLACES)
-        x, y = x[::step], y[::step]
-    mean_x, mean_y = x.mean(0), y.mean(0)
-    x, y = x - mean_x, y - mean_y
-    strength = ridge * max(float(x.square().mean()) * len(x), 1e-300)
-    if len(x) < x.shape[1]:
-        kernel = x @ x.T
-        kernel.diagonal().add_(strength)
-        return _Regression(mean_x, mean_y, x.T @ torch.linalg.solve(kernel, y))
-    moments = x.T @ x
-    moments.diagonal().add_(strength)
-    return _Regression(mean_x, mean_y, torch.linalg.solve(moments, x.T @ y))
+def _square(x: Tensor) -> float:
+    return float(x.square().sum())
 
 
 def _columns(group: NeuronGroup, gone: Sequence[int], width: int) -> Tensor:

@@ -43,15 +43,20 @@ def result(here: Here, job: str) -> Response:
     return Response(here.result_of(found), media_type="application/json")
 
 
+def known(here: Here, job: str) -> str:
+    """The id of a job that there is; an answer that has begun can no longer be a 404."""
+    here.seen(job)
+    return job
+
+
 @router.get("/{job}/events", response_class=EventSourceResponse)
 async def events(
-    here: Here, job: str, last_event_id: Annotated[str | None, Header()] = None
+    here: Here, job: Annotated[str, Depends(known)], last_event_id: Annotated[str | None, Header()] = None
 ) -> AsyncIterator[ServerSentEvent]:
     """What happens in a job, as server-sent events `state` and `progress`; ends with the job.
 
     `Last-Event-ID` takes up where a connection was lost; without it all that is known is told again.
     """
-    here.seen(job)
     after = int(last_event_id) if last_event_id is not None and last_event_id.isdigit() else 0
     while True:
         over = here.seen(job)["state"] in OVER
