@@ -19,10 +19,10 @@ INSTALLED := $(VENV)/.installed
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$python"; break; }; done)
 
-.PHONY: help setup demo test chromium picture bench bench-training bench-quality reference zoo docs lint format clean
+.PHONY: help setup demo test chromium picture bench bench-training bench-neuronscope bench-quality reference zoo docs lint format clean
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) ## Build .venv with everything the demo and the tests use
 
@@ -65,6 +65,10 @@ bench-training: setup ## Measure tracked training, gradual pruning, the search a
 	$(BIN)/python benchmarks/gradual.py
 	$(BIN)/python benchmarks/optimize.py
 	$(BIN)/python benchmarks/calibration.py
+
+bench-neuronscope: setup ## Measure what looking at neurons costs, beside Captum, and a server under load
+	$(BIN)/python -m pip install --quiet --no-deps captum
+	$(BIN)/python benchmarks/answers.py
 
 bench-quality: setup ## Measure the quality kept, by us and by the field, on five trained models; goes on where it was
 	$(BIN)/python -m pip install --quiet --no-deps torch-pruning==1.6.1

@@ -23,20 +23,27 @@ Pair = tuple[int, int]
 
 CERTAIN = 2.0
 """An estimate is believed where it is further than by this factor from the thresholds of safe and risky."""
+FEW = 6
+"""Of fewer neurons of a layer each has a run of its own: to find out how they can be stacked takes some runs too."""
 ROUNDS, PROBES = 4, 4
 """An estimate takes so many rounds of so many probes, fewer where another round moves nothing over a threshold."""
 
 
 def impacts_alone(trials: Trials, chosen: Sequence[Pair], at_once: int) -> list[dict[str, Any]]:
-    """The impact of each (layer, neuron) alone over the inputs, which are single rows; JSON-ready data in order."""
+    """The impact of each (layer, neuron) alone over the inputs; JSON-ready data in order."""
     by_layer: dict[int, list[int]] = {}
     for layer, neuron in chosen:
         if neuron not in by_layer.setdefault(layer, []):
             by_layer[layer].append(neuron)
     parts = [(layer, own[at : at + at_once]) for layer, own in by_layer.items() for at in range(0, len(own), at_once)]
+    stacked = {layer for layer, own in by_layer.items() if len(own) >= FEW}
+    single = _rows(trials) if stacked else trials
+    trials.look_at([layer + 1 for layer in by_layer if layer not in stacked])
+    single.look_at([layer + 1 for layer in stacked])
     found: dict[Pair, dict[str, Any]] = {}
     for layer, neurons in progress(parts, "Without each candidate"):
-        for neuron, entry in _of_layer(trials, layer, neurons):
+        entries = _stacked(single, layer, neurons) if layer in stacked else _each(trials, layer, neurons)
+        for neuron, entry in entries:
             found[layer, neuron] = {"layer_index": layer, "neuron_index": neuron} | entry
     return [dict(found[pair]) for pair in chosen]
 
@@ -81,28 +88,34 @@ def approximate_impacts(trials: Trials, chosen: Sequence[Pair], at_once: int) ->
     return found
 
 
-def rows_for(trials: Trials) -> Trials:
+def _rows(trials: Trials) -> Trials:
     """The same inputs one by one."""
     rows = [row for batch in trials.batches for row in single_rows(batch)]
     return Trials(trials.model, trials.neurons, trials.layers, rows)
 
 
-def _of_layer(trials: Trials, layer: int, neurons: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
-    further = layer + 1
-    _, before = trials.dense(further)
-    groups = trials.further_groups(further)
+def _each(trials: Trials, layer: int, neurons: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+    _, before = trials.dense(layer + 1)
+    for neuron in neurons:
+        fill = fillers(trials.model, trials.neurons, trials.layers.split([(layer, neuron)]), trials.batches, "zero")
+        answers, after = trials.run(fill, layer + 1)
+        yield neuron, entry_of(trials.scale.movement(answers), np.abs(after - before))
+
+
+def _stacked(trials: Trials, layer: int, neurons: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+    _, before = trials.dense(layer + 1)
+    groups = trials.further_groups(layer + 1)
+    watched = groups if len(groups) == 1 else ()
     gathered: dict[int, list[Absent]] = {neuron: [] for neuron in neurons}
-    for absent in absences(
-        trials.model, trials.layers[layer], trials.batches, neurons, groups if len(groups) == 1 else ()
-    ):
+    for absent in absences(trials.model, trials.layers[layer], trials.batches, neurons, watched):
         gathered[absent.neuron].append(absent)
     for neuron, own in gathered.items():
         answers = [one.said for one in own]
         after = _further([one.further for one in own], answers, groups)
         if after is None or after.shape != before.shape:
-            fill = fillers(trials.model, trials.neurons, trials.layers.split([(layer, neuron)]), trials.batches, "zero")
-            answers, after = trials.run(fill, further)
-        yield neuron, entry_of(trials.scale.movement(answers), np.abs(after - before))
+            yield from _each(trials, layer, [neuron])
+        else:
+            yield neuron, entry_of(trials.scale.movement(answers), np.abs(after - before))
 
 
 def _further(heard: Sequence[Any], answers: Sequence[Answer], groups: Sequence[Any]) -> NDArray[np.float32] | None:

@@ -16,6 +16,8 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
+from neuronscope import cli_analysis
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -321,14 +323,25 @@ def verify(
 @app.command("export")
 def export_(
     model: Model,
-    out: Annotated[Path, typer.Argument(help="The file to write, .onnx or .pt2.", dir_okay=False, show_default=False)],
+    out: Annotated[
+        Path,
+        typer.Argument(
+            help="The file to write: the model as .onnx or .pt2, its neurons as .json, .csv, .parquet or .npz.",
+            dir_okay=False,
+            show_default=False,
+        ),
+    ],
     data: Annotated[str | None, typer.Option(help=f"Where its inputs come from: {_DATA}", show_default=False)] = None,
     format: Annotated[
         str | None, typer.Option(help="onnx or pt2; by default what the file's name says.", show_default=False)
     ] = None,
+    type: Annotated[str, typer.Option(help="Of the neurons: weight, or impact (estimated on samples).")] = "weight",
     original: Original = None,
 ) -> None:
-    """Write a model for another runtime, run it there, and compare."""
+    """Write a model for another runtime, run it there, and compare; or write what is known of its neurons."""
+    if out.suffix in (".json", ".csv", ".parquet", ".npz"):
+        _written("The neurons", cli_analysis.export_table(model, out, type))
+        return
     from neuronscope.data_names import load_data
     from pruner.exporting import export
     from tracker.example_inputs import first_batch_call
@@ -342,6 +355,9 @@ def export_(
         f"{written.tolerance:.1e} is allowed. It takes {rows}."
     )
     _written("The model", written.path)
+
+
+cli_analysis.register(app)
 
 
 @app.command()

@@ -26,6 +26,8 @@ from tracker.progress import progress
 from tracker.taps import tap
 
 MOST_PLACES = 1024
+FEWEST_PLACES = 32
+"""Over fewer places any two neurons seem alike, so none are matched."""
 RUNS = 5
 SAME = 0.99
 """Neurons whose activations correlate at least so much are the same."""
@@ -42,7 +44,7 @@ def compare_models(models: Mapping[str, nn.Module], inputs: Callable[[nn.Module]
     the right answers are known, and `metrics` of its movement from the first, None where the answers cannot be held
     against each other) and `layers`: for every layer of each further model, its size in both, and for every neuron
     (`neurons`) the one of the first model that correlates most with it, `of`, and the `correlation`; `same` counts
-    those of at least 0.99. Layers are matched by number.
+    those of at least 0.99; None where the inputs are too few to tell. Layers are matched by number.
 
     Raises `DataError` for fewer than two models.
     """
@@ -117,8 +119,9 @@ def _activations(
 
 
 def _matched(index: int, before: Tensor | None, after: Tensor | None) -> dict[str, Any]:
-    if before is None or after is None or len(before) != len(after):
-        return {"index": index, "before": None, "after": None, "same": None, "neurons": None}
+    sizes = {"before": None if before is None else before.shape[1], "after": None if after is None else after.shape[1]}
+    if before is None or after is None or len(before) != len(after) or len(before) < FEWEST_PLACES:
+        return {"index": index, **sizes, "same": None, "neurons": None}
     correlation = _standardised(after).T @ _standardised(before) / max(1, len(before))
     best = correlation.abs().max(1)
     neurons = [
@@ -126,13 +129,7 @@ def _matched(index: int, before: Tensor | None, after: Tensor | None) -> dict[st
         for neuron, of in enumerate(best.indices.tolist())
     ]
     same = sum(abs(one["correlation"]) >= SAME for one in neurons)
-    return {
-        "index": index,
-        "before": before.shape[1],
-        "after": after.shape[1],
-        "same": same,
-        "neurons": neurons,
-    }
+    return {"index": index, **sizes, "same": same, "neurons": neurons}
 
 
 def _standardised(x: Tensor) -> Tensor:

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from neuronscope.ablation import Ablation, checked_ablation, fillers
-from neuronscope.alone import Pair, approximate_impacts, impacts_alone, rows_for
+from neuronscope.alone import Pair, approximate_impacts, impacts_alone
 from neuronscope.answer_cache import AnswerCache
 from neuronscope.importance import LayerImportance, importance_of
 from neuronscope.inputs import batches_of
 from neuronscope.layers import Layers
 from neuronscope.movement import RISKY, SAFE, Movement
+from neuronscope.quantized import dequantized
 from neuronscope.reading import continuations, top_tokens
 from neuronscope.safe_set import SafeSet, largest_safe
 from neuronscope.trials import Trials
@@ -86,7 +87,7 @@ class PruningImpactAnalyzer:
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any = None, neurons: NeuronMap | None = None) -> None:
-        self.model = admitted(model)
+        self.model = admitted(dequantized(model))
         self.tokenizer = tokenizer
         self.neurons = neurons or current_map(self.model)
         self.layers = Layers.of(self.neurons)
@@ -265,8 +266,7 @@ class PruningImpactAnalyzer:
         trials = self._trials(inputs, batch_size)
         alone: list[dict[str, Any]] = []
         if chosen:
-            rows = rows_for(trials)
-            alone = (approximate_impacts if approximate else impacts_alone)(rows, chosen, batch_size)
+            alone = (approximate_impacts if approximate else impacts_alone)(trials, chosen, batch_size)
         together = self._impact(trials, chosen, "zero") if chosen else None
         scores = [entry["impact_score"] for entry in alone]
         high = [entry for entry, score in zip(alone, scores, strict=True) if score > RISKY]

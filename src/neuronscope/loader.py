@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from neuronscope.model_names import aliased, load_model
+from neuronscope.model_names import aliased, base_of, load_model
+from neuronscope.quantized import quantize
 from neuronscope.reference.architectures import NAMES as REFERENCES
 from neuronscope.reference.shipped import load
-from tracker.errors import ConfigError
 from tracker.extras import require
 
 
@@ -22,35 +22,47 @@ class MultiModelLoader:
 
     Args:
         cache_dir: where models from the hub are kept; by default where transformers keeps them.
-        use_quantization: not possible in this version.
+        use_quantization: keep the weights of linear layers in 8 bits; see `neuronscope.quantized`.
     """
 
     def __init__(self, cache_dir: str | Path | None = None, use_quantization: bool = False) -> None:
-        if use_quantization:
-            raise ConfigError(
-                "Models cannot be loaded quantised in this version.",
-                hint="Load them as they are; model.to(torch.bfloat16) halves their memory.",
-            )
+        self.use_quantization = use_quantization
         self.cache_dir = None if cache_dir is None else str(cache_dir)
 
     def load_model(self, name: str) -> tuple[nn.Module, Any]:
         """The model, in evaluation mode, and its tokenizer, or image processor; None where it has neither.
 
-        Raises what `neuronscope.model_names.load_model` raises.
+        Raises what `neuronscope.model_names.load_model` raises, and `MissingExtraError` for quantised weights without
+        torchao.
         """
+        if self.use_quantization:
+            require("torchao", "quantization")
+        model, reader = self._plain(name)
+        return quantize(model) if self.use_quantization else model, reader
+
+    def _plain(self, name: str) -> tuple[nn.Module, Any]:
         meant = aliased(name)
         if meant in REFERENCES:
             reference = load(meant)
             return reference.model, reference.tokenizer
         hub = ":" not in meant
+        if (Path(meant) / "pruning.json").is_file():
+            base = base_of(meant)
+            return load_model(meant), self.reader(base)
         options = {"cache_dir": self.cache_dir} if hub and self.cache_dir and not Path(meant).is_dir() else {}
-        return load_model(meant, **options), self._reader(meant) if hub else None
+        return load_model(meant, **options), self.reader(meant) if hub else None
 
-    def _reader(self, name: str) -> Any:
+    def reader(self, name: str) -> Any:
+        """The tokenizer, or image processor, of the model called `name`; None where it has neither."""
+        meant = aliased(name)
+        if meant in REFERENCES:
+            return load(meant).tokenizer
+        if ":" in meant:
+            return None
         transformers = require("transformers", "transformers")
         for kind in (transformers.AutoTokenizer, transformers.AutoImageProcessor):
             try:
-                return kind.from_pretrained(name, cache_dir=self.cache_dir, trust_remote_code=False)
+                return kind.from_pretrained(meant, cache_dir=self.cache_dir, trust_remote_code=False)
             except (OSError, ValueError, KeyError, ImportError):
                 continue
         return None

@@ -52,6 +52,7 @@ class Scale:
     def __init__(self, dense: Sequence[Answer], targets: Sequence[Tensor | None]) -> None:
         self._dense = dense
         self._targets = targets
+        self._chances: dict[int, Tensor] = {}
         self.classes = dense[0].classes and dense[0].values.shape[-1] > 1
         count = sum(len(one.values) for one in dense)
         self._mean = torch.stack([one.values.double().sum(0) for one in dense]).sum(0) / count
@@ -62,8 +63,13 @@ class Scale:
 
     def scores(self, found: Answer, number: int) -> Tensor:
         """The impact score of every place in a batch's answers, (places,)."""
-        dense = self._dense[number]
-        return _score(dense.values, found.values, self.classes, self._mean)
+        if not self.classes:
+            return _apart(self._dense[number].values, found.values, self._mean)
+        if number not in self._chances:
+            self._chances[number] = self._dense[number].values.float().softmax(-1)
+        distance = 0.5 * (self._chances[number] - found.values.float().softmax(-1)).abs().sum(-1)
+        score: Tensor = scale_of_choice(distance)
+        return score
 
     def movement(self, found: Sequence[Answer]) -> Movement:
         """Between the dense answers and those of a changed model to the same batches."""
@@ -99,10 +105,8 @@ def scale_of_choice(distance: Any) -> Any:
     return distance * (2 - distance)
 
 
-def _score(dense: Tensor, found: Tensor, classes: bool, mean: Tensor) -> Tensor:
-    if classes:
-        score: Tensor = scale_of_choice(0.5 * (dense.float().softmax(-1) - found.float().softmax(-1)).abs().sum(-1))
-        return score
+def _apart(dense: Tensor, found: Tensor, mean: Tensor) -> Tensor:
+    """Between vectors, (places,)."""
     dense, found = dense.double(), found.double()
     apart = torch.linalg.vector_norm(dense - found, dim=-1)
     reach = torch.linalg.vector_norm(dense - mean, dim=-1) + torch.linalg.vector_norm(found - mean, dim=-1)

@@ -36,37 +36,56 @@ class Trials:
     def dense(self, further: int | None) -> tuple[list[Answer], NDArray[np.float32]]:
         """`run` with all neurons."""
         if further not in self._dense:
-            self._dense[further] = self.run({}, further)
+            self.look_at([further])
         return self._dense[further]
+
+    def look_at(self, further: Sequence[int | None]) -> None:
+        """Run the dense model once for all of these layers."""
+        if not further:
+            return
+        said, seen = self._run({}, further)
+        self._dense |= {number: (said, seen[number]) for number in further}
 
     def run(self, gone: Mapping[str, Filler], further: int | None) -> tuple[list[Answer], NDArray[np.float32]]:
         """The answers with these groups' neurons filled in, and what is read of layer number `further`.
 
         That is (places, neurons); behind the last layer the answers themselves. Without `further` nothing is kept.
         """
-        watched = [group for group in self.further_groups(further) if group.name not in gone]
+        said, seen = self._run(gone, [further])
+        return said, seen[further]
+
+    def _run(
+        self, gone: Mapping[str, Filler], further: Sequence[int | None]
+    ) -> tuple[list[Answer], dict[int | None, NDArray[np.float32]]]:
+        watched = {
+            group.name: group for number in further for group in self.further_groups(number) if group.name not in gone
+        }
         heard: dict[str, dict[int, Tensor]] = {}
         at = 0
 
         def visit(group: NeuronGroup, read: Read, x: Tensor) -> Tensor | None:
-            if any(group is one for one in watched):
+            if group.name in watched:
                 heard.setdefault(group.name, {}).setdefault(at, by_neuron(x, read, group, self.batches[at]))
             return gone[group.name](read, x, at) if group.name in gone else None
 
         found: list[Answer] = []
-        groups = [group for group in self.neurons if group.name in gone or any(group is one for one in watched)]
+        groups = [group for group in self.neurons if group.name in gone or group.name in watched]
         with tap(self.model, groups, visit):
             for at, batch in enumerate(self.batches):  # noqa: B007 (the visitor reads it)
                 found.append(answer(forward(self.model, batch), batch))
-        if heard:
-            parts = [torch.cat(list(heard[group.name].values())) for group in watched]
-            longest = max(map(len, parts))
-            seen = torch.cat([part for part in parts if len(part) == longest], 1)
-        elif further is not None:
-            seen = torch.cat([one.values for one in found])
-        else:
-            seen = torch.empty(0, 0)
-        return found, seen.float().cpu().numpy()
+        seen: dict[int | None, NDArray[np.float32]] = {}
+        for number in further:
+            own = [heard[group.name] for group in self.further_groups(number) if group.name in heard]
+            parts = [torch.cat(list(one.values())) for one in own]
+            if number is None:
+                joined = torch.empty(0, 0)
+            elif parts:
+                longest = max(map(len, parts))
+                joined = torch.cat([part for part in parts if len(part) == longest], 1)
+            else:
+                joined = torch.cat([one.values for one in found])
+            seen[number] = joined.float().cpu().numpy()
+        return found, seen
 
     def further_groups(self, further: int | None) -> Sequence[NeuronGroup]:
         """The groups of a layer; none behind the last one."""

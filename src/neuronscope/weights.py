@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,12 +15,14 @@ from torch import Tensor, nn
 
 from neuronscope.layers import Layers
 from neuronscope.patterns import Patterns, patterns_of
+from neuronscope.quantized import dequantized
 from pruner.current_map import current_map
 from pruner.scores import mean_weight
 from tracker.admission import admitted
 from tracker.errors import DataError
 from tracker.files import write_json
 from tracker.neuron_map import NeuronMap
+from tracker.progress import progress
 
 VERY_LOW, LOW = 0.01, 0.05
 """Below these mean magnitudes a neuron's weights are very low, or low."""
@@ -27,12 +30,15 @@ MODERATE, HIGH = 0.05, 0.20
 """From these shares of zeros on, sparsity is moderate, or high."""
 
 
+_PIECE = 2**18
+"""So many weights at a time: they stay near the processor while all is found out about them."""
+
+
 @dataclass(frozen=True)
 class LayerWeights:
     """All weights and biases that one module owns; those that are shared count for the first that has them.
 
-    `layer_index` is the number of the block that the module lies in, -1 outside of all. `patterns` is None for what is
-    no matrix.
+    `layer_index` is the number of the block that the module lies in, -1 outside of all.
     """
 
     layer_name: str
@@ -46,7 +52,6 @@ class LayerWeights:
     max_magnitude: float
     l1_norm: float
     l2_norm: float
-    patterns: Patterns | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ class WeightAnalyzer:
     """
 
     def __init__(self, model: nn.Module, neurons: NeuronMap | None = None) -> None:
-        self.model = admitted(model)
+        self.model = admitted(dequantized(model))
         self.neurons = neurons or current_map(self.model)
         self.layers = Layers.of(self.neurons)
         if any(parameter.is_meta for parameter in self.model.parameters()):
@@ -85,14 +90,7 @@ class WeightAnalyzer:
 
     def extract_weight_stats(self) -> list[LayerWeights]:
         """One entry for every module that owns weights, in the model's order."""
-        seen: set[int] = set()
-        found: list[LayerWeights] = []
-        for name, module in self.model.named_modules():
-            own = [p for p in module._parameters.values() if p is not None and id(p) not in seen]
-            seen |= set(map(id, own))
-            if own:
-                found.append(self._stats(name, own))
-        return found
+        return [self._stats(name, own) for name, own in self._owned()]
 
     def get_weight_magnitudes(self, layer_name: str) -> NDArray[np.float64]:
         """Mean |w| of every neuron of a layer of the neuron map, (neurons,); raises `UnknownLayerError`."""
@@ -151,28 +149,59 @@ class WeightAnalyzer:
     def export_weight_analysis(self, path: str | Path) -> Path:
         """Write the analysis and all candidates as JSON, whole or not at all; raises `StorageError`."""
         candidates = [asdict(candidate) for candidate in self.identify_pruning_candidates()]
-        write_json(path, {"type": "weight", **self.get_sparsity_analysis(), "candidates": candidates})
+        patterns = {name: asdict(found) for name, found in self.get_sparsity_patterns().items()}
+        analysis = {"type": "weight", **self.get_sparsity_analysis(), "patterns": patterns}
+        write_json(path, {**analysis, "candidates": candidates})
         return Path(path)
 
+    def get_sparsity_patterns(self) -> dict[str, Patterns]:
+        """What the first matrix of every module looks like, by the module's name; shared ones count for the first.
+
+        The effective ranks take seconds for a large model.
+        """
+        return {
+            name: patterns_of(matrix)
+            for name, own in progress(self._owned(), "Looking for patterns")
+            if (matrix := next((p.detach() for p in own if p.dim() >= 2), None)) is not None
+        }
+
+    def _owned(self) -> list[tuple[str, list[nn.Parameter]]]:
+        """The modules that own weights, each with those that no module before it has."""
+        seen: set[int] = set()
+        found: list[tuple[str, list[nn.Parameter]]] = []
+        for name, module in self.model.named_modules():
+            own = [p for p in module._parameters.values() if p is not None and id(p) not in seen]
+            seen |= set(map(id, own))
+            if own:
+                found.append((name, own))
+        return found
+
     def _stats(self, name: str, own: list[nn.Parameter]) -> LayerWeights:
-        magnitudes = torch.cat([p.detach().abs().flatten().double() for p in own])
-        if not torch.isfinite(magnitudes).all():
-            raise DataError(f"The weights of '{name}' hold NaN or Inf.", hint="Mend the weights first.")
-        total, alive = magnitudes.numel(), int(torch.count_nonzero(magnitudes))
-        matrix = next((p.detach() for p in own if p.dim() >= 2), None)
+        total = alive = 0
+        l1 = l2 = 0.0
+        low, high = math.inf, 0.0
+        for part in (part for p in own for part in p.detach().reshape(-1).split(_PIECE)):
+            magnitudes = part.abs().float()
+            square = float(magnitudes.square().sum(dtype=torch.float64))
+            if not math.isfinite(square) and not torch.isfinite(magnitudes).all():
+                raise DataError(f"The weights of '{name}' hold NaN or Inf.", hint="Mend the weights first.")
+            least, most = torch.aminmax(magnitudes)
+            total, alive = total + part.numel(), alive + int(torch.count_nonzero(part))
+            l1, l2 = l1 + float(magnitudes.sum(dtype=torch.float64)), l2 + square
+            low, high = min(low, float(least)), max(high, float(most))
+        mean = l1 / total
         return LayerWeights(
             layer_name=name,
             layer_index=self.layers.index_of(name),
             total_parameters=total,
             non_zero_parameters=alive,
             sparsity=1 - alive / total,
-            mean_magnitude=float(magnitudes.mean()),
-            std_magnitude=float(magnitudes.std(correction=0)),
-            min_magnitude=float(magnitudes.min()),
-            max_magnitude=float(magnitudes.max()),
-            l1_norm=float(magnitudes.sum()),
-            l2_norm=float(torch.linalg.vector_norm(magnitudes)),
-            patterns=None if matrix is None else patterns_of(matrix),
+            mean_magnitude=mean,
+            std_magnitude=math.sqrt(max(0.0, l2 / total - mean**2)),
+            min_magnitude=low,
+            max_magnitude=high,
+            l1_norm=l1,
+            l2_norm=math.sqrt(l2),
         )
 
 
@@ -213,7 +242,9 @@ def _consumer_norms(model: nn.Module, neurons: NeuronMap) -> Mapping[str, Tensor
         total = torch.zeros(group.size, dtype=torch.float64)
         for site in group.consumers:
             if site.parameter in named:
-                weight = named[site.parameter].detach().double().movedim(site.dim, 0).flatten(1).square().sum(1).cpu()
+                squares = named[site.parameter].detach().float().square()
+                others = [dim for dim in range(squares.dim()) if dim != site.dim % squares.dim()]
+                weight = (squares.sum(others) if others else squares).double().cpu()
                 total += weight[torch.from_numpy(group.members[site])].sum(1)
         norms[group.name] = total.sqrt()
     return norms

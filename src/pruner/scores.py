@@ -55,6 +55,10 @@ class KnownActivity:
                     )
 
 
+_PIECE = 2**18
+"""So many weights are looked at at a time."""
+
+
 def magnitude(model: nn.Module, neurons: NeuronMap) -> Scores:
     """L2 norm of every neuron's producer weights, over all of its slices, biases left out.
 
@@ -121,10 +125,16 @@ def _over_producers(model: nn.Module, neurons: NeuronMap, order: int) -> dict[st
 
 
 def _powers(weight: Tensor, dim: int, order: int) -> Tensor:
-    """The sum of |w| ** order over all dimensions but one. The weights are read once and not copied: summed up in their
-    own type, or float32 if that is shorter, which is exact to about 1e-5.
+    """The sum of |w| ** order over all dimensions but one, a piece of the weights at a time, in their own type, or
+    float32 if that is shorter, which is exact to about 1e-5.
     """
-    others = [d for d in range(weight.dim()) if d != dim]
-    wide = torch.float32 if weight.dtype in (torch.bfloat16, torch.float16) else None
-    norms = torch.linalg.vector_norm(weight, order, others, dtype=wide) if others else weight.abs()
-    return norms.cpu().to(torch.float64) ** order
+    if weight.dim() == 1:
+        return (weight.abs().double() ** order).cpu()
+    wide = torch.float32 if weight.dtype in (torch.bfloat16, torch.float16) else weight.dtype
+    others = [d for d in range(weight.dim()) if d != dim % weight.dim()]
+    rows = max(1, _PIECE // max(1, weight[0].numel()))
+    sums = []
+    for piece in weight.split(rows):
+        powers = piece.to(wide)
+        sums.append((powers.abs() if order == 1 else powers.square()).sum(others).double())
+    return (torch.cat(sums) if dim % weight.dim() == 0 else torch.stack(sums).sum(0)).cpu()

@@ -5,7 +5,7 @@ import torch
 
 from neuronscope.loader import MultiModelLoader
 from neuronscope.model_names import aliased
-from tracker.errors import ConfigError, ModelNameError
+from tracker.errors import ModelNameError
 
 pytest.importorskip("transformers")
 
@@ -36,8 +36,3 @@ def test_a_directory_brings_its_tokenizer(tmp_path: Path) -> None:
 def test_models_without_a_tokenizer() -> None:
     assert MultiModelLoader().load_model("digits-vit")[1] is None
     assert MultiModelLoader().load_model("neuronscope.digits:DigitsCNN")[1] is None
-
-
-def test_what_cannot_be() -> None:
-    with pytest.raises(ConfigError, match="quantised"):
-        MultiModelLoader(use_quantization=True)

@@ -24,7 +24,7 @@ JSON = "application/json"
 
 @router.get("/pruning/weight-analysis", response_model=told.WeightAnalysis)
 async def weight_analysis(here: Here) -> Response:
-    """Zeros, magnitudes and patterns of all weights, module by module."""
+    """Zeros and magnitudes of all weights, module by module."""
     return Response((await here.atlas()).weights_json, media_type=JSON)
 
 
@@ -36,15 +36,9 @@ async def candidates(here: Here, threshold: Threshold = 10.0) -> Response:
 
 
 @router.get("/pruning/sparsity-patterns", response_model=told.Anything)
-async def sparsity_patterns(here: Here) -> Response:
-    """Of every matrix: zero rows, columns and blocks, 2:4, Gini, effective rank, outlier columns."""
-    stats = (await here.atlas()).weights["layer_stats"]
-    rows = [
-        {"layer_name": entry["layer_name"], "layer_index": entry["layer_index"], **entry["patterns"]}
-        for entry in stats
-        if entry["patterns"] is not None
-    ]
-    return Response(json.dumps({"patterns": rows}), media_type=JSON)
+async def sparsity_patterns(request: Request, here: Here) -> Response:
+    """Of every matrix: zero rows, columns and blocks, 2:4, Gini, effective rank, outlier columns (`patterns`)."""
+    return await here.answer(request, "patterns", {})
 
 
 @router.post("/pruning/impact-analysis", response_model=told.Impact)

@@ -18,7 +18,7 @@ from neuronscope.server.problems import Problem
 from neuronscope.server.settings import Settings
 from neuronscope.server.store import Store
 
-CACHED = ("impact", "simulate", "importance", "batch", "metric", "neuron", "safe-set")
+CACHED = ("impact", "simulate", "importance", "batch", "metric", "neuron", "safe-set", "patterns")
 """Jobs whose answer depends on nothing but the model's content and what was asked."""
 COUNTED = ("impact", "simulate", "batch")
 """Jobs that say what a removal does: these are what an export of `impact` holds."""

@@ -134,6 +134,15 @@ class Session:
             "memory": _memory(self._device),
         }
 
+    def _patterns(self, it: Loaded, _: Params) -> Json:
+        layers = it.analyzer.layers
+        return {
+            "patterns": [
+                {"layer_name": name, "layer_index": layers.index_of(name), **asdict(found)}
+                for name, found in it.weights.get_sparsity_patterns().items()
+            ]
+        }
+
     def _impact(self, it: Loaded, params: Params) -> Json:
         impact = it.analyzer.simulate_neuron_pruning(
             params["layer_index"],

@@ -29,7 +29,7 @@ class LayerSparsity(Told):
 
 
 class LayerStats(Told):
-    """The weights of one module; `patterns` of a matrix."""
+    """The weights of one module."""
 
     layer_name: str
     layer_index: int
@@ -42,7 +42,6 @@ class LayerStats(Told):
     max_magnitude: float
     l1_norm: float
     l2_norm: float
-    patterns: dict[str, Any] | None = None
 
 
 class WeightAnalysis(Told):
