@@ -24,7 +24,7 @@ from neuronscope.movement import RISKY, SAFE, Movement
 from neuronscope.quantized import dequantized
 from neuronscope.reading import continuations, top_tokens
 from neuronscope.safe_set import SafeSet, largest_safe
-from neuronscope.trials import Trials
+from neuronscope.trials import Trials, check_room
 from pruner.current_map import current_map
 from tracker.admission import admitted
 from tracker.batches import evaluating
@@ -296,8 +296,23 @@ class PruningImpactAnalyzer:
 
         return len(largest_safe(pairs, impact, SAFE, most=0).neurons)
 
+    def compare_sets(self, sets: Mapping[str, Sequence[Pair]], inputs: Any, *, batch_size: int = 10) -> dict[str, Any]:
+        """What each of several plans does, by name, with how many neurons it shares with each of the others."""
+        for chosen in sets.values():
+            self.layers.split(chosen)
+        members = {name: set(map(tuple, chosen)) for name, chosen in sets.items()}
+        return {
+            name: {
+                "neurons": len(members[name]),
+                "shared": {other: len(members[name] & members[other]) for other in sets if other != name},
+                **self.simulate(chosen, inputs, batch_size=batch_size).to_json(),
+            }
+            for name, chosen in sets.items()
+        }
+
     def _trials(self, inputs: Any, batch_size: int) -> Trials:
         batches = batches_of(self.model, self.tokenizer, inputs, batch_size)
+        check_room(self.model, batches)
         return Trials(self.model, self.neurons, self.layers, batches)
 
     @contextmanager

@@ -14,9 +14,13 @@ from neuronscope.ablation import Filler, by_neuron
 from neuronscope.layers import Layers
 from neuronscope.movement import Scale
 from pruner.compensation.distance import Answer, answer
+from pruner.compensation.footprint import free_bytes
 from tracker.batches import Batch, forward, predicts_next
+from tracker.errors import DataError
 from tracker.neuron_map import NeuronGroup, NeuronMap, Read
 from tracker.taps import tap
+
+_COPIES = 4  # the answers before and after, and what is computed of each
 
 
 class Trials:
@@ -90,6 +94,24 @@ class Trials:
     def further_groups(self, further: int | None) -> Sequence[NeuronGroup]:
         """The groups of a layer; none behind the last one."""
         return self.layers.all[further].groups if further is not None and further < len(self.layers) else ()
+
+
+def check_room(model: nn.Module, batches: Sequence[Batch]) -> None:
+    """Raise `DataError` where the answers of a language model, before and after, would not fit into free memory."""
+    vocabulary = getattr(getattr(model, "config", None), "vocab_size", None)
+    ids = [batch.kwargs.get("input_ids") for batch in batches]
+    tokens = sum(x.numel() for x in ids if isinstance(x, Tensor))
+    parameter = next(model.parameters())
+    free = free_bytes(parameter.device)
+    if not isinstance(vocabulary, int) or free is None:
+        return
+    needed = _COPIES * 4 * tokens * vocabulary
+    if needed > free:
+        raise DataError(
+            f"The answers to {tokens} tokens take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free on "
+            f"{parameter.device}.",
+            hint="Give fewer texts, or shorter ones.",
+        )
 
 
 def targets_of(model: nn.Module, batch: Batch, said: Answer) -> Tensor | None:

@@ -196,6 +196,14 @@ def test_a_batch_is_each_alone_and_all_together(analyzer: PruningImpactAnalyzer,
     assert json.loads(path.read_text())["results"][0]["recommendations"] == advice
 
 
+def test_what_does_not_fit_is_refused_with_the_numbers(
+    analyzer: PruningImpactAnalyzer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neuronscope.trials.free_bytes", lambda _: 1000)
+    with pytest.raises(DataError, match=r"The answers to 11 tokens take .* GB are free on cpu"):
+        analyzer.simulate([(0, 1)], TEXTS[0])
+
+
 def test_nothing_to_take_out() -> None:
     model = gpt2()
     discover(model)

@@ -149,9 +149,10 @@ class FinetuneRequest(Asked):
 
 
 class CompareRequest(Asked):
-    """Models to hold against the current one."""
+    """Models, or saved selections (plans) by their ids, to hold against the current model."""
 
-    models: Annotated[list[Name], Field(min_length=1, max_length=8)]
+    models: Annotated[list[Name], Field(max_length=8)] = []
+    selections: Annotated[list[Name], Field(max_length=16)] = []
     input_texts: Texts = []
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"models": ["stdlib-llama"], "input_texts": ["Hello"]}]})

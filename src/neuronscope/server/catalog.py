@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from neuronscope.model_names import ALIASES, aliased
-from neuronscope.reference.architectures import NAMES, build
+from neuronscope.reference.architectures import NAMES
+from neuronscope.reference.shipped import CONFIG, place
 from neuronscope.server.made import PREFIX, MadeModels
 from neuronscope.server.problems import Problem
 from neuronscope.server.settings import Settings
+from tracker.files import read_json
 
 _HUB = re.compile(r"(timm:|torchvision:)?[A-Za-z0-9][\w.-]{0,95}(/[\w.-]{1,95})?")
 _ABOUT = {
@@ -61,7 +64,7 @@ class Catalog:
         return found
 
     def _entry(self, name: str, description: str) -> dict[str, Any]:
-        card = self._known.get(name) or self._built(aliased(name))
+        card = self._known.get(name) or _configured(aliased(name))
         return {
             "name": name,
             "family": card.get("family", "unknown"),
@@ -71,15 +74,18 @@ class Catalog:
             "recommended": name == "stdlib-gpt",
         }
 
-    def _built(self, name: str) -> dict[str, Any]:
-        """The numbers of a model that comes with the package, from its configuration."""
-        if name not in NAMES or name == "digits-cnn":
-            return {"family": "cnn"} if name == "digits-cnn" else {}
-        if name not in self._known:
-            config = getattr(build(name), "config", None)
-            self._known[name] = {
-                "family": getattr(config, "model_type", "unknown"),
-                "layers": getattr(config, "num_hidden_layers", None),
-                "hidden_size": getattr(config, "hidden_size", None),
-            }
-        return self._known[name]
+
+@cache
+def _configured(name: str) -> dict[str, Any]:
+    """The numbers of a model that comes with the package, from its configuration; its weights are not read."""
+    if name not in NAMES:
+        return {}
+    path = place(name) / CONFIG
+    if not path.is_file():
+        return {"family": "cnn"}
+    config = read_json(path, what="a configuration")
+    return {
+        "family": config["model_type"],
+        "layers": config.get("num_hidden_layers", config.get("n_layer")),
+        "hidden_size": config.get("hidden_size", config.get("n_embd")),
+    }

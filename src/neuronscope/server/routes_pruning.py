@@ -94,9 +94,21 @@ async def apply(request: Request, here: Here, body: asked.ApplyRequest) -> Respo
 
 @router.post("/compare", response_model=told.Anything)
 async def compare(request: Request, here: Here, body: asked.CompareRequest) -> Response:
-    """Hold models against the current one: loss, size, latency, agreement, and which neurons are the same."""
+    """Hold models against the current one: loss, size, latency, agreement, and which neurons are the same.
+
+    Of `selections` the impact of each, and how many neurons they share.
+    """
     names = [here.catalog.checked(name) for name in body.models]
-    return await here.answer(request, "compare", {**body.model_dump(), "models": names})
+    if not (names or body.selections):
+        raise Problem(422, "There is nothing to compare with.", "Name models or selections.")
+    atlas, sets = await here.atlas(), {}
+    for name in body.selections:
+        found = here.store.selection(name)
+        if found is None or found["fingerprint"] != atlas.fingerprint:
+            raise Problem(404, f"The current model has no selection {name[:40]!r}.", "GET /api/selections lists them.")
+        sets[name] = found["neurons"]
+    asked_for = {"models": names, "sets": sets, "input_texts": body.input_texts}
+    return await here.answer(request, "compare", asked_for)
 
 
 @router.post("/finetune/jobs", response_model=told.Job, status_code=202)

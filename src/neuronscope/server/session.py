@@ -245,7 +245,11 @@ class Session:
         def batches(model: nn.Module) -> Sequence[Batch]:
             return batches_of(model, tokenizers[id(model)], inputs)
 
-        return compare_models({name: one.model for name, one in loaded.items()}, batches)
+        found: Json = {"selections": {}}
+        if len(loaded) > 1:
+            found |= compare_models({name: one.model for name, one in loaded.items()}, batches)
+        sets = {name: [tuple(pair) for pair in pairs] for name, pairs in params["sets"].items() if pairs}
+        return found | {"selections": it.analyzer.compare_sets(sets, inputs)}
 
     def _optimize(self, it: Loaded, params: Params) -> Json:
         """The front of sizes and quality; what a point removes is in its `neurons`."""

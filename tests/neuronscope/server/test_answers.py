@@ -329,6 +329,20 @@ def test_a_point_of_the_front_is_a_selection(small: httpx.Client) -> None:
     assert saved["parameters_after"] / saved["parameters_before"] == pytest.approx(point["parameters"], abs=0.002)
 
 
+def test_plans_are_compared(api: httpx.Client) -> None:
+    one, other = (
+        got(api.post("/api/selections", json={"name": name, "neurons": neurons}), 201)["id"]
+        for name, neurons in (("a", [[0, 1], [0, 2]]), ("b", [[0, 2], [3, 3], [3, 4]]))
+    )
+    told = got(api.post("/api/compare", json={"selections": [one, other], "input_texts": TEXTS}))["selections"]
+    assert (told[one]["neurons"], told[other]["neurons"]) == (2, 3)
+    assert told[one]["shared"] == {other: 1}
+    alone = got(api.post("/api/pruning/simulate", json={"neurons": [[0, 1], [0, 2]], "input_texts": TEXTS}))
+    assert told[one]["impact_score"] == pytest.approx(alone["impact_score"], rel=1e-4)
+    assert got(api.post("/api/compare", json={}), 422)["error"].startswith("There is nothing")
+    assert got(api.post("/api/compare", json={"selections": ["nothing"]}), 404)
+
+
 def test_images_have_no_texts(small: httpx.Client) -> None:
     got(small.post("/api/models/switch", json={"model_name": "digits-vit"}))
     told = got(small.post("/api/pruning/simulate", json={"neurons": [[0, 1]], "continuations": 3}))
