@@ -48,12 +48,13 @@ chromium: ## Install Chromium for the browser tests, where it is missing
 		$$as_root apt-get update -qq && $$as_root apt-get install -y -qq --no-install-recommends chromium; \
 	} || echo "Chromium is missing and could not be installed: the browser tests will be skipped." >&2
 
-picture: setup chromium ## Draw docs/report.png, the README's picture of the demo's report
+picture: setup chromium ## Draw the README's pictures: docs/report.png and docs/page.png
 	rm -rf build/picture && $(BIN)/neuronscope demo --out build/picture
 	chromium --headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking \
 		--disable-component-update --disable-sync --user-data-dir="$$(mktemp -d)" --hide-scrollbars \
 		--window-size=1280,1500 --screenshot=docs/report.png \
 		"file://$$(realpath build/picture/reports/*_report.html)" 2>/dev/null
+	$(BIN)/python docs/page_picture.py
 
 bench: setup ## Measure the cost of tracking and the gain of pruning
 	$(BIN)/python benchmarks/tracking.py

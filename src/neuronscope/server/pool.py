@@ -128,7 +128,7 @@ class Pool:
                     with self._changed:
                         self._over(job, "failed", error=_died("The job could not be run."))
         finally:
-            worker.end()
+            worker.end(kindly=True)
 
     def _next(self) -> str | None:
         with self._changed:
@@ -211,11 +211,14 @@ class _Worker:
             time.sleep(seconds)
         return None
 
-    def end(self) -> None:
+    def end(self, kindly: bool = False) -> None:
+        """Kindly: an idle worker sees that the pipe is closed, and leaves nothing behind."""
         if self._pipe is not None:
             self._pipe.close()
             self._pipe = None
         if self._process is not None:
+            if kindly:
+                self._process.join(timeout=KINDNESS_SECONDS)
             self._process.kill()
             self._process.join(timeout=5)
             self._process = None

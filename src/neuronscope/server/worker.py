@@ -7,6 +7,7 @@ can be ended. Both sides speak over one pipe, in plain data.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 SECONDS_BETWEEN = 0.2
+NICENESS = 10
+"""Who reads should not wait for who works: a job takes the processors only where the server does not want them."""
 
 
 class Cancelled(BaseException):
@@ -25,6 +28,8 @@ class Cancelled(BaseException):
 def run(pipe: Connection, stop: Event, folder: str, device: str | None) -> None:
     """The life of a worker: until the pipe closes, take jobs and answer them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which closes the pipe
+    if hasattr(os, "nice"):
+        os.nice(NICENESS)
     from neuronscope.server.session import Session
     from tracker.progress import listening
 

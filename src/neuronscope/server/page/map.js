@@ -1,0 +1,71 @@
+// The neuron map: a row for every layer, its neurons from left to right; where several share a pixel, the largest shows.
+
+// Nuñez, Anderton and Renslow's cividis, which looks much the same to people with any of the common colour vision
+// deficiencies.
+const STOPS = ['00224e', '123570', '3b496c', '575d6d', '707173', '8a8678', 'a59c74', 'c3b369', 'e1cc55', 'fee838'];
+const CHOSEN = [213, 94, 0];
+
+const COLOURS = (() => {
+  const stops = STOPS.map(hex => [0, 2, 4].map(at => parseInt(hex.slice(at, at + 2), 16)));
+  return Array.from({ length: 256 }, (_, value) => {
+    const at = value / 255 * (stops.length - 1);
+    const low = Math.min(Math.floor(at), stops.length - 2);
+    return stops[low].map((channel, index) => channel + (stops[low + 1][index] - channel) * (at - low));
+  });
+})();
+
+export function scaleOf(values) {
+  const sorted = Float32Array.from(values).sort();
+  const at = share => sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))];
+  return { low: at(0.005), high: at(0.995), least: sorted[0], most: sorted[sorted.length - 1] };
+}
+
+export function draw(canvas, selection, values, scale, cursor) {
+  const { width, height } = canvas;
+  const context = canvas.getContext('2d');
+  const image = context.createImageData(width, height);
+  const pixels = new Uint32Array(image.data.buffer);
+  const packed = COLOURS.map(([r, g, b]) => (255 << 24 | b << 16 | g << 8 | r) >>> 0);
+  const marked = (255 << 24 | CHOSEN[2] << 16 | CHOSEN[1] << 8 | CHOSEN[0]) >>> 0;
+  const span = scale.high - scale.low || 1;
+  const rows = selection.sizes.length;
+  selection.sizes.forEach((size, layer) => {
+    const top = Math.round(layer * height / rows);
+    const bottom = Math.round((layer + 1) * height / rows) - (height / rows > 6 ? 2 : height / rows > 3 ? 1 : 0);
+    const line = new Uint32Array(width);
+    const start = selection.starts[layer];
+    for (let x = 0; x < width; x++) {
+      const first = Math.floor(x * size / width);
+      const last = Math.max(first + 1, Math.floor((x + 1) * size / width));
+      let most = -Infinity;
+      let chosen = 0;
+      for (let neuron = first; neuron < last && neuron < size; neuron++) {
+        most = Math.max(most, values[start + neuron]);
+        chosen |= selection.chosen[start + neuron];
+      }
+      const level = Math.max(0, Math.min(255, Math.round((most - scale.low) / span * 255)));
+      line[x] = chosen ? marked : packed[level];
+    }
+    for (let y = top; y < bottom; y++) pixels.set(line, y * width);
+  });
+  context.putImageData(image, 0, 0);
+  if (cursor) {
+    const [layer, neuron] = cursor;
+    const x = neuron * width / selection.sizes[layer];
+    const y = layer * height / rows;
+    context.lineWidth = 3;
+    context.strokeStyle = '#fff';
+    context.strokeRect(x - 3, y - 1, Math.max(6, width / selection.sizes[layer] + 4), height / rows);
+    context.lineWidth = 1.5;
+    context.strokeStyle = '#000';
+    context.strokeRect(x - 3, y - 1, Math.max(6, width / selection.sizes[layer] + 4), height / rows);
+  }
+}
+
+// The (layer, neuron) at a place of the canvas, in CSS pixels.
+export function at(canvas, selection, x, y) {
+  const box = canvas.getBoundingClientRect();
+  const layer = Math.max(0, Math.min(selection.sizes.length - 1, Math.floor((y - box.top) / box.height * selection.sizes.length)));
+  const size = selection.sizes[layer];
+  return [layer, Math.max(0, Math.min(size - 1, Math.floor((x - box.left) / box.width * size)))];
+}
