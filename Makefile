@@ -40,7 +40,7 @@ demo: setup ## Train a small network on handwritten digits, prune it, prove it, 
 	$(BIN)/neuronscope demo
 
 test: lint chromium ## Check style, types, import direction and behaviour
-	$(BIN)/python -m pytest -n auto --dist worksteal
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 chromium: ## Install Chromium for the browser tests, where it is missing
 	@command -v chromium >/dev/null || { \

@@ -113,29 +113,30 @@ def test_what_is_wrong_is_one_line(
 
 def test_serve_says_where_and_ends_with_an_interrupt(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "neuronscope", "serve", "digits-vit", "--port", "0", "--no-browser"]
-    process = subprocess.Popen(
-        [*command, "--out", str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line.startswith("NeuronScope shows digits-vit at http://127.0.0.1:")
-        address = line.split(" at ")[1].split()[0]
-        for _ in range(100):
-            try:
-                assert httpx.get(f"{address}api/models/current", timeout=60).json()["family"] == "vit"
-                break
-            except httpx.ConnectError:
-                time.sleep(0.1)
-        else:
-            pytest.fail("The server never answered.")
-        with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))
-            taken.listen()
-            refused = run("serve", "--port", str(taken.getsockname()[1]), "--no-browser", code=2)
-        assert "Stop what listens there" in refused
-    finally:
-        process.send_signal(2)
-        process.wait(timeout=30)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    with subprocess.Popen([*command, "--out", str(tmp_path)], **pipes) as process:  # type: ignore[call-overload]
+        try:
+            line = process.stdout.readline()
+            assert line.startswith("NeuronScope shows digits-vit at http://127.0.0.1:")
+            address = line.split(" at ")[1].split()[0]
+            assert served(address)["family"] == "vit"
+            with socket.socket() as taken:
+                taken.bind(("127.0.0.1", 0))
+                taken.listen()
+                refused = run("serve", "--port", str(taken.getsockname()[1]), "--no-browser", code=2)
+            assert "Stop what listens there" in refused
+        finally:
+            process.send_signal(2)
+            process.wait(timeout=60)
     assert process.returncode in (0, 130, -2)
     assert (tmp_path / "neuronscope.sqlite").is_file()
+
+
+def served(address: str) -> Any:
+    """The model's card, as soon as the server answers."""
+    for _ in range(600):
+        try:
+            return httpx.get(f"{address}api/models/current", timeout=120).json()
+        except httpx.ConnectError:
+            time.sleep(0.1)
+    return pytest.fail("The server never answered.")
