@@ -3,10 +3,14 @@
 import os
 import shutil
 
+# Before torch is imported, and for the processes that tests start: several tests run at a time, and threads that wait
+# for each other on a processor that is taken cost more than they give.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when transformers is imported
+
 import pytest
 import torch
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when transformers is imported
 torch.set_num_threads(1)
 
 

@@ -44,7 +44,7 @@ def test_every_answer_is_one_of_those_documented(tmp_path: Path) -> None:
                 suppress_health_check=list(HealthCheck),
             )
             def tried(case: object) -> None:
-                case.call_and_validate(base_url=address, checks=checks)  # type: ignore[attr-defined]
+                case.call_and_validate(base_url=address, checks=checks, timeout=120)  # type: ignore[attr-defined]
 
             tried()
             called.append(operation.label)

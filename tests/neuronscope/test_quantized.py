@@ -14,7 +14,7 @@ transformers = pytest.importorskip("transformers")
 
 @pytest.mark.filterwarnings("ignore")
 def test_what_is_quantised_is_judged_by_the_numbers_it_stands_for() -> None:
-    pytest.importorskip("torchao")
+    pytest.importorskip("torchao")  # not installed for tests: every process that uses transformers would import it
     model, tokenizer = MultiModelLoader(use_quantization=True).load_model("stdlib-llama")
     linear = model.model.layers[2].mlp.up_proj
     assert type(linear.weight).__module__.startswith("torchao")

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from neuronscope.server.arrays import decoded
 from neuronscope.server.problems import Problem
-from neuronscope.server.session import decoded
 from neuronscope.weights import candidate_columns
 
 METRICS = {
