@@ -19,7 +19,7 @@ INSTALLED := $(VENV)/.installed
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$python"; break; }; done)
 
-.PHONY: help setup demo test chromium picture bench bench-training bench-neuronscope bench-quality reference zoo docs lint format clean
+.PHONY: help setup demo test test-slow chromium picture bench bench-training bench-neuronscope bench-quality reference zoo docs lint format clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,7 +40,10 @@ demo: setup ## Train a small network on handwritten digits, prune it, prove it, 
 	$(BIN)/neuronscope demo
 
 test: lint chromium ## Check style, types, import direction and behaviour
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not slow"
+
+test-slow: setup ## Run the tests that take minutes each
+	$(BIN)/python -m pytest -m slow
 
 chromium: ## Install Chromium for the browser tests, where it is missing
 	@command -v chromium >/dev/null || { \

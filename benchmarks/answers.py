@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import json
 import sys
 import tempfile
 import time
@@ -20,7 +22,7 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks.measuring import write
+from benchmarks.measuring import RESULTS, write
 
 from neuronscope import reference
 from neuronscope.impact import PruningImpactAnalyzer
@@ -49,26 +51,30 @@ class Numbers:
 
 
 def main() -> None:
-    """Measure, and write a table."""
-    transformers = require("transformers", "transformers")
-    torch.manual_seed(0)
-    model = transformers.GPT2LMHeadModel(transformers.GPT2Config()).eval()
-    discover(model)
-    rows: list[list[str]] = []
-    data: dict[str, Any] = {}
+    """Measure all parts, or those that are named (the other results stay), and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", help="only these")
+    chosen = parser.parse_args().parts or list(PARTS)
+    known = RESULTS / "answers.json"
+    data: dict[str, Any] = json.loads(known.read_text()) if known.exists() and len(chosen) < len(PARTS) else {}
+    data.pop("machine", None)
 
     def add(what: str, found: str, target: str, **numbers: Any) -> None:
-        rows.append([what, found, target])
-        data[what] = numbers
+        data[what] = {"measured": found, "target": target, **numbers}
         print(f"{what}: {found} (target {target})", flush=True)
 
-    _weights(model, add)
-    _sets(model, add)
-    _exact(model, add)
-    _captum(model, add)
-    for name in ("stdlib-gpt", "stdlib-llama"):
-        _estimates(name, add)
-    _server(add)
+    model: nn.Module | None = None
+    for part in chosen:
+        if part in ("estimates", "server"):
+            PARTS[part](None, add)
+            continue
+        if model is None:
+            transformers = require("transformers", "transformers")
+            torch.manual_seed(0)
+            model = transformers.GPT2LMHeadModel(transformers.GPT2Config()).eval()
+            discover(model)
+        PARTS[part](model, add)
+    rows = [[what, one["measured"], one["target"]] for what, one in data.items()]
     write("answers", ["what", "measured", "target"], rows, data)
 
 
@@ -183,7 +189,12 @@ def _captum(model: nn.Module, add: Callable[..., None]) -> None:
     )
 
 
-def _estimates(name: str, add: Callable[..., None]) -> None:
+def _estimates(_: object, add: Callable[..., None]) -> None:
+    for name in ("stdlib-gpt", "stdlib-llama"):
+        _estimated(name, add)
+
+
+def _estimated(name: str, add: Callable[..., None]) -> None:
     """The rank correlation of each estimate with the exact value, over a sample of 128 neurons of every layer."""
     loaded = reference.load(name)
     ids = reference.batches(name, "held-out", count=1, batch_size=16, length=32)[0]["input_ids"]
@@ -213,7 +224,7 @@ def _estimates(name: str, add: Callable[..., None]) -> None:
         add(f"{name}: {kind} against exact, Spearman by layer", shown, target, correlations=own)
 
 
-def _server(add: Callable[..., None]) -> None:
+def _server(_: object, add: Callable[..., None]) -> None:
     """50 clients that read while a job runs."""
     httpx = require("httpx", "dev")
     from tests.neuronscope.server.running import running
@@ -263,6 +274,15 @@ def _seconds(run: Callable[[], object]) -> float:
     run()
     return time.perf_counter() - start
 
+
+PARTS: dict[str, Callable[[Any, Callable[..., None]], None]] = {
+    "weights": _weights,
+    "sets": _sets,
+    "exact": _exact,
+    "captum": _captum,
+    "estimates": _estimates,
+    "server": _server,
+}
 
 if __name__ == "__main__":
     torch.set_num_threads(2)

@@ -32,6 +32,7 @@ def likelihood(model: nn.Module) -> float:
         return -float(nn.functional.cross_entropy(model(X), Y))
 
 
+@pytest.mark.slow
 def test_it_is_as_small_as_the_best_of_a_sweep_at_a_fraction_of_its_evaluations(tmp_path):
     model = cnn()
     least = likelihood(model) - 0.03
@@ -119,6 +120,7 @@ def test_a_search_between_the_kinds_is_never_worse_and_goes_on_where_it_was(tmp_
     assert metric(model) == pytest.approx(results["search"]["chosen"]["metric"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_size_gets_the_rule_that_is_best_there():
     model = cnn()
     before = sum(p.numel() for p in model.parameters())

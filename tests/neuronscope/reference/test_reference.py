@@ -116,6 +116,7 @@ def test_unigrams() -> None:
     assert unigram_loss(train, torch.tensor([0, 1]), 3) == pytest.approx(float(expected.mean()))
 
 
+@pytest.mark.slow
 def test_two_steps_of_training_follow_their_seed() -> None:
     stream = torch.randint(0, 6144, (2000,), generator=torch.Generator().manual_seed(0))
     device = torch.device("cpu")
