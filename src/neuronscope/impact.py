@@ -17,7 +17,7 @@ from torch import nn
 from neuronscope.ablation import Ablation, checked_ablation, fillers
 from neuronscope.alone import Pair, approximate_impacts, impacts_alone
 from neuronscope.answer_cache import AnswerCache
-from neuronscope.importance import LayerImportance, importance_of
+from neuronscope.importance import LayerImportance, estimated, importance_of
 from neuronscope.inputs import batches_of
 from neuronscope.layers import Layers
 from neuronscope.movement import RISKY, SAFE, Movement
@@ -32,6 +32,8 @@ from tracker.errors import DataError
 from tracker.files import write_json
 from tracker.neuron_map import NeuronMap
 
+PROBES = 8
+"""Backward passes for the order in which neurons are tried for a safe set."""
 _AFFECTED = 0.1
 """A neuron further on is affected when it changes by more than this share of its layer's root mean square."""
 
@@ -214,8 +216,7 @@ class PruningImpactAnalyzer:
         self.layers.split(wanted or ())
         with self._running():
             trials = self._trials(inputs, batch_size)
-            ranked = importance_of(self.model, self.layers.all, trials.batches, sample=1)
-            scores = {(e.layer_index, e.neuron_index): e.impact_score for layer in ranked for e in layer}
+            scores = self._ranks(trials)
             order = sorted(scores if wanted is None else wanted, key=scores.__getitem__)
 
             def impact(chosen: Sequence[Pair]) -> float:
@@ -282,6 +283,15 @@ class PruningImpactAnalyzer:
                 ],
             },
         }
+
+    def _ranks(self, trials: Trials) -> dict[Pair, float]:
+        """Every neuron by its estimated impact; exact where no gradient reaches them."""
+        layers = self.layers.all
+        found = estimated(self.model, layers, trials.batches, "second-order", PROBES)
+        if found is None:
+            exact = importance_of(self.model, layers, trials.batches, method="exact")
+            return {(entry.layer_index, entry.neuron_index): entry.impact_score for one in exact for entry in one}
+        return {(layer, neuron): score for layer, own in found.items() for neuron, score in enumerate(own.tolist())}
 
     def _largest_safe(self, trials: Trials, alone: Sequence[Mapping[str, Any]], together: PruningImpact | None) -> int:
         """How many of the candidates can go at once, the least first, with a cumulative impact that is safe."""
