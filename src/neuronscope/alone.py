@@ -16,7 +16,7 @@ from neuronscope.importance import estimated
 from neuronscope.movement import RISKY, SAFE, Movement
 from neuronscope.stacked import Absent, absences, single_rows
 from neuronscope.trials import Trials
-from pruner.compensation.distance import Answer
+from tracker.neuron_map import NeuronGroup
 from tracker.progress import progress
 
 Pair = tuple[int, int]
@@ -24,28 +24,22 @@ Pair = tuple[int, int]
 CERTAIN = 2.0
 """An estimate is believed where it is further than by this factor from the thresholds of safe and risky."""
 FEW = 6
-"""Of fewer neurons of a layer each has a run of its own: to find out how they can be stacked takes some runs too."""
+"""Of fewer neurons each has a run of its own: to find out how they can be stacked takes some runs too."""
 ROUNDS, PROBES = 4, 4
 """An estimate takes so many rounds of so many probes, fewer where another round moves nothing over a threshold."""
 
 
 def impacts_alone(trials: Trials, chosen: Sequence[Pair], at_once: int) -> list[dict[str, Any]]:
     """The impact of each (layer, neuron) alone over the inputs; JSON-ready data in order."""
-    by_layer: dict[int, list[int]] = {}
-    for layer, neuron in chosen:
-        if neuron not in by_layer.setdefault(layer, []):
-            by_layer[layer].append(neuron)
-    parts = [(layer, own[at : at + at_once]) for layer, own in by_layer.items() for at in range(0, len(own), at_once)]
-    stacked = {layer for layer, own in by_layer.items() if len(own) >= FEW}
-    single = _rows(trials) if stacked else trials
-    trials.look_at([layer + 1 for layer in by_layer if layer not in stacked])
-    single.look_at([layer + 1 for layer in stacked])
+    wanted = sorted({(layer, neuron) for layer, neuron in chosen})
+    stacked = len(wanted) >= FEW
+    trials = _rows(trials) if stacked else trials
+    trials.look_at(sorted({layer + 1 for layer, _ in wanted}))
     found: dict[Pair, dict[str, Any]] = {}
-    for layer, neurons in progress(parts, "Without each candidate"):
-        entries = _stacked(single, layer, neurons) if layer in stacked else _each(trials, layer, neurons)
-        for neuron, entry in entries:
+    for at in progress(range(0, len(wanted), at_once), "Without each candidate"):
+        for (layer, neuron), entry in (_stacked if stacked else _each)(trials, wanted[at : at + at_once]):
             found[layer, neuron] = {"layer_index": layer, "neuron_index": neuron} | entry
-    return [dict(found[pair]) for pair in chosen]
+    return [dict(found[layer, neuron]) for layer, neuron in chosen]
 
 
 def approximate_impacts(trials: Trials, chosen: Sequence[Pair], at_once: int) -> list[dict[str, Any]]:
@@ -94,36 +88,39 @@ def _rows(trials: Trials) -> Trials:
     return Trials(trials.model, trials.neurons, trials.layers, rows)
 
 
-def _each(trials: Trials, layer: int, neurons: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
-    _, before = trials.dense(layer + 1)
-    for neuron in neurons:
+def _each(trials: Trials, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, dict[str, Any]]]:
+    for layer, neuron in pairs:
+        _, before = trials.dense(layer + 1)
         fill = fillers(trials.model, trials.neurons, trials.layers.split([(layer, neuron)]), trials.batches, "zero")
         answers, after = trials.run(fill, layer + 1)
-        yield neuron, entry_of(trials.scale.movement(answers), np.abs(after - before))
+        yield (layer, neuron), entry_of(trials.scale.movement(answers), np.abs(after - before))
 
 
-def _stacked(trials: Trials, layer: int, neurons: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
-    _, before = trials.dense(layer + 1)
-    groups = trials.further_groups(layer + 1)
-    watched = groups if len(groups) == 1 else ()
-    gathered: dict[int, list[Absent]] = {neuron: [] for neuron in neurons}
-    for absent in absences(trials.model, trials.layers[layer], trials.batches, neurons, watched):
+def _stacked(trials: Trials, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, dict[str, Any]]]:
+    gone = [trials.layers[layer].places[neuron] for layer, neuron in pairs]
+    behind = [trials.further_groups(layer + 1) for layer, _ in pairs]
+    watched = {groups[0].name: groups[0] for groups in behind if len(groups) == 1}
+    gathered: list[list[Absent]] = [[] for _ in pairs]
+    for absent in absences(trials.model, gone, trials.batches, list(watched.values())):
         gathered[absent.neuron].append(absent)
-    for neuron, own in gathered.items():
+    for (layer, neuron), groups, own in zip(pairs, behind, gathered, strict=True):
+        _, before = trials.dense(layer + 1)
         answers = [one.said for one in own]
-        after = _further([one.further for one in own], answers, groups)
+        after = _further(own, groups)
         if after is None or after.shape != before.shape:
-            yield from _each(trials, layer, [neuron])
+            yield from _each(trials, [(layer, neuron)])
         else:
-            yield neuron, entry_of(trials.scale.movement(answers), np.abs(after - before))
+            yield (layer, neuron), entry_of(trials.scale.movement(answers), np.abs(after - before))
 
 
-def _further(heard: Sequence[Any], answers: Sequence[Answer], groups: Sequence[Any]) -> NDArray[np.float32] | None:
+def _further(own: Sequence[Absent], groups: Sequence[NeuronGroup]) -> NDArray[np.float32] | None:
+    """What was read of the next layer, or behind the last one the answers; None where that is not known."""
     if not groups:
-        return torch.cat([one.values for one in answers]).float().cpu().numpy()
-    if any(part is None for part in heard):
+        return torch.cat([one.said.values for one in own]).float().cpu().numpy()
+    name = groups[0].name
+    if len(groups) > 1 or any(name not in one.further for one in own):
         return None
-    wide = torch.cat(list(heard))
+    wide = torch.cat([one.further[name] for one in own])
     found: NDArray[np.float32] = wide.unflatten(1, (groups[0].size, -1)).mean(2).float().cpu().numpy()
     return found
 

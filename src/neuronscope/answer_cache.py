@@ -29,6 +29,7 @@ class AnswerCache:
         self._entries = entries
         self._content: tuple[Any, ...] | None = None
         self._known: OrderedDict[str, Any] = OrderedDict()
+        self._recent: tuple[str, Any] | None = None
         self.hits = 0
 
     def get(self, asked: Any, answer: Callable[[], T]) -> T:
@@ -39,8 +40,9 @@ class AnswerCache:
         content = tuple(_told(tensor) for tensor in chain(self._model.parameters(), self._model.buffers()))
         if content != self._content:
             self._known.clear()
+            self._recent = None
             self._content = content
-        key = hashlib.sha256(json.dumps(asked, sort_keys=True, default=_plain).encode()).hexdigest()
+        key = _key(asked)
         if key in self._known:
             self.hits += 1
             self._known.move_to_end(key)
@@ -50,6 +52,25 @@ class AnswerCache:
                 self._known.popitem(last=False)
         found: T = self._known[key]
         return found
+
+    def recent(self, asked: Any, make: Callable[[], T]) -> T:
+        """What the next questions may need too: made anew when it is not what the last call asked for.
+
+        To be called while `get` waits for an answer: it is `get` that looks at the weights.
+        """
+        key = _key(asked)
+        if self._recent is None or self._recent[0] != key:
+            self._recent = (key, make())
+        found: T = self._recent[1]
+        return found
+
+    def forget_recent(self) -> None:
+        """Give its memory back."""
+        self._recent = None
+
+
+def _key(asked: Any) -> str:
+    return hashlib.sha256(json.dumps(asked, sort_keys=True, default=_plain).encode()).hexdigest()
 
 
 def _told(tensor: Tensor) -> tuple[Any, ...]:

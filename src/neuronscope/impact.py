@@ -37,6 +37,9 @@ PROBES = 8
 _AFFECTED = 0.1
 """A neuron further on is affected when it changes by more than this share of its layer's root mean square."""
 
+_KEPT_BYTES = 256_000_000
+"""What the model says with all its neurons is kept for the next set on the same inputs, up to this size."""
+
 
 @dataclass(frozen=True, eq=False)
 class PruningImpact:
@@ -130,7 +133,12 @@ class PruningImpactAnalyzer:
         self.layers.split(chosen)
 
         def run() -> PruningImpact:
-            return self._impact(self._trials(inputs, batch_size), chosen, ablation)
+            trials = self.cache.recent((inputs, batch_size), lambda: self._trials(inputs, batch_size))
+            try:
+                return self._impact(trials, chosen, ablation)
+            finally:
+                if trials.nbytes > _KEPT_BYTES:
+                    self.cache.forget_recent()
 
         asked = ("simulate", sorted(set(map(tuple, chosen))), inputs, ablation, batch_size)
         with self._running():

@@ -138,12 +138,11 @@ def exact_impacts(
     model: nn.Module, layer: Layer, rows: Sequence[Batch], scale: Scale, neurons: Sequence[int]
 ) -> NDArray[np.float64]:
     """The impact score of each of these neurons alone, (neurons,); `rows` are inputs one by one, as in `scale`."""
-    totals, places = dict.fromkeys(neurons, 0.0), 0
+    totals, gone = np.zeros(len(neurons)), [layer.places[neuron] for neuron in neurons]
     steps: Callable[[Sequence[Any]], Any] = partial(progress, description=f"Without each neuron of layer {layer.index}")
-    for one in absences(model, layer, rows, neurons, steps=steps):
-        totals[one.neuron] += float(scale.scores(one.said, one.number).sum())
-    places = sum(scale.places(number) for number in range(len(rows)))
-    return np.array([totals[neuron] for neuron in neurons]) / places
+    for one in absences(model, gone, rows, steps=steps):
+        totals[one.neuron] += float(scale.scores(one.said, one.batch).sum())
+    return totals / sum(scale.places(number) for number in range(len(rows)))
 
 
 def _activity(

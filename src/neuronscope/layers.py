@@ -30,6 +30,11 @@ class Layer:
         """Number of neurons."""
         return sum(group.size for group in self.groups)
 
+    @property
+    def places(self) -> list[tuple[NeuronGroup, int]]:
+        """Where each neuron is: its group, and its number in there."""
+        return [(group, place) for group in self.groups for place in range(group.size)]
+
     def split(self, neurons: Iterable[int]) -> dict[str, list[int]]:
         """Neurons by group, each by its number in there.
 

@@ -14,11 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from pruner.compensation.distance import Answer
 
@@ -52,7 +51,7 @@ class Scale:
     def __init__(self, dense: Sequence[Answer], targets: Sequence[Tensor | None]) -> None:
         self._dense = dense
         self._targets = targets
-        self._chances: dict[int, Tensor] = {}
+        self._known: dict[int, _Dense] = {}
         self.classes = dense[0].classes and dense[0].values.shape[-1] > 1
         count = sum(len(one.values) for one in dense)
         self._mean = torch.stack([one.values.double().sum(0) for one in dense]).sum(0) / count
@@ -65,29 +64,35 @@ class Scale:
         """The impact score of every place in a batch's answers, (places,)."""
         if not self.classes:
             return _apart(self._dense[number].values, found.values, self._mean)
-        if number not in self._chances:
-            self._chances[number] = self._dense[number].values.float().softmax(-1)
-        distance = 0.5 * (self._chances[number] - found.values.float().softmax(-1)).abs().sum(-1)
-        score: Tensor = scale_of_choice(distance)
+        score: Tensor = scale_of_choice(_distance(self._of(number).p, found.values.float().softmax(-1)))
         return score
+
+    def _of(self, number: int) -> _Dense:
+        if number not in self._known:
+            values = self._dense[number].values.float()
+            logarithms = values.log_softmax(-1)
+            self._known[number] = _Dense(logarithms.exp(), logarithms, values.argmax(-1))
+        return self._known[number]
 
     def movement(self, found: Sequence[Answer]) -> Movement:
         """Between the dense answers and those of a changed model to the same batches."""
         scores, kl, same, error, norm, rises = [], [], [], [], [], []
         for number, (one, dense) in enumerate(zip(found, self._dense, strict=True)):
-            scores.append(self.scores(one, number))
             ours, theirs = one.values.float(), dense.values.float()
-            error.append((ours - theirs).double().square().sum())
-            norm.append(theirs.double().square().sum())
-            if self.classes:
-                p, q = F.log_softmax(theirs, -1), F.log_softmax(ours, -1)
-                kl.append((p.exp() * (p - q)).sum(-1))
-                same.append((theirs.argmax(-1) == ours.argmax(-1)).float())
-                target = self._targets[number]
-                if target is not None:
-                    known = target >= 0
-                    places = target.clamp(min=0).unsqueeze(-1)
-                    rises.append((p - q).gather(-1, places).squeeze(-1)[known])
+            error.append(torch.linalg.vector_norm(ours - theirs).double().square())
+            norm.append(torch.linalg.vector_norm(theirs).double().square())
+            if not self.classes:
+                scores.append(self.scores(one, number))
+                continue
+            before, after = self._of(number), ours.log_softmax(-1)
+            change = before.log_p - after
+            scores.append(scale_of_choice(_distance(before.p, after.exp())))
+            kl.append((before.p * change).sum(-1))
+            same.append((before.first == ours.argmax(-1)).float())
+            target = self._targets[number]
+            if target is not None:
+                known = target >= 0
+                rises.append(change.gather(-1, target.clamp(min=0).unsqueeze(-1)).squeeze(-1)[known])
         score, total = torch.cat(scores), float(torch.stack(norm).sum())
         moved = float(torch.stack(error).sum())
         return Movement(
@@ -98,6 +103,19 @@ class Scale:
             loss_change=float(torch.cat(rises).mean()) if rises and sum(map(len, rises)) else None,
             places=len(score),
         )
+
+
+class _Dense(NamedTuple):
+    """The dense model's choice at every place of a batch: its chances, their logarithms, the first of them."""
+
+    p: Tensor
+    log_p: Tensor
+    first: Tensor
+
+
+def _distance(p: Tensor, q: Tensor) -> Tensor:
+    """Total variation of two choices, by place."""
+    return 0.5 * (p - q).abs().sum(-1)
 
 
 def scale_of_choice(distance: Any) -> Any:

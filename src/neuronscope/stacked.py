@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from neuronscope.layers import Layer
 from pruner.compensation.distance import Answer, answer
 from tracker.batches import Batch, forward
 from tracker.neuron_map import NeuronGroup, Read
@@ -26,15 +25,20 @@ ROWS = 256
 MOST = 64
 
 How = Literal["late", "whole", "single"]
+Place = tuple[NeuronGroup, int]
+"""A neuron: its group, and its number in there."""
 
 
 class Absent(NamedTuple):
-    """The answers without one neuron of a layer, the places of one input; `further` is what the next layer read."""
+    """The answers without one neuron (by its number among those asked for), the places of one input.
 
-    number: int
+    `further` is what was then read of the watched groups, as (places, positions), where the copies allow it.
+    """
+
+    batch: int
     neuron: int
     said: Answer
-    further: Tensor | None
+    further: dict[str, Tensor]
 
 
 def single_rows(batch: Batch) -> list[Batch]:
@@ -53,55 +57,61 @@ def rows_of(batch: Batch) -> int:
 
 def absences(
     model: nn.Module,
-    layer: Layer,
+    gone: Sequence[Place],
     batches: Sequence[Batch],
-    neurons: Sequence[int],
-    next_groups: Sequence[NeuronGroup] = (),
-    steps: Callable[[Sequence[tuple[int, list[int]]]], Iterator[tuple[int, list[int]]]] = iter,
+    watched: Sequence[NeuronGroup] = (),
+    steps: Callable[[Sequence[tuple[int, range]]], Iterator[tuple[int, range]]] = iter,
 ) -> Iterator[Absent]:
-    """What the model says without each of the neurons alone, batch by batch (`number`). To be used under `evaluating`.
+    """What the model says without each of the neurons alone. To be used under `evaluating`.
 
     Args:
+        gone: the neurons, best in the order in which the model reads them.
         batches: of one input each, see `single_rows`; others are tried as they are.
-        next_groups: what is read of these is told too, as (places, neurons), where the copies allow it.
+        watched: groups of which it is told what was read.
         steps: wraps the list of runs, to show progress.
     """
-    places = [(group, place) for group in layer.groups for place in range(group.size)]
-    ways = [_way(model, layer, batch) for batch in batches[:1]]
-    runs: list[tuple[int, list[int]]] = []
+    ways: dict[str, How] = {}
+
+    def way(first: int) -> How:
+        group = gone[first][0].name
+        if group not in ways:
+            ways[group] = _way(model, gone[first:], batches[0])
+        return ways[group]
+
+    runs: list[tuple[int, range]] = []
     for number, batch in enumerate(batches):
-        copies = 1 if ways[0] == "single" else max(1, min(MOST, ROWS // max(1, _places(batch))))
-        runs += [(number, list(neurons[at : at + copies])) for at in range(0, len(neurons), copies)]
+        copies = 1 if way(0) == "single" else max(1, min(MOST, ROWS // max(1, _places(batch))))
+        runs += [(number, range(at, min(at + copies, len(gone)))) for at in range(0, len(gone), copies)]
     for number, chunk in steps(runs):
-        gone = [places[neuron] for neuron in chunk]
-        said, further = _without_each(model, layer, batches[number], gone, ways[0], next_groups)
-        values = said.values.unflatten(0, (len(chunk), -1))
-        for copy, neuron in enumerate(chunk):
-            yield Absent(number, neuron, Answer(values[copy], said.classes), None if further is None else further[copy])
+        singly = way(chunk[0]) == "single"
+        for part in [range(one, one + 1) for one in chunk] if singly else [chunk]:
+            here = gone[part[0] : part[-1] + 1]
+            said, further = _without_each(model, here, batches[number], way(chunk[0]), watched)
+            values = said.values.unflatten(0, (len(part), -1))
+            for copy, neuron in enumerate(part):
+                own = {name: read[copy] for name, read in further.items()}
+                yield Absent(number, neuron, Answer(values[copy], said.classes), own)
 
 
 def _without_each(
-    model: nn.Module,
-    layer: Layer,
-    batch: Batch,
-    gone: Sequence[tuple[NeuronGroup, int]],
-    how: How,
-    next_groups: Sequence[NeuronGroup] = (),
-) -> tuple[Answer, Tensor | None]:
+    model: nn.Module, gone: Sequence[Place], batch: Batch, how: How, watched: Sequence[NeuronGroup] = ()
+) -> tuple[Answer, dict[str, Tensor]]:
     """The answers of as many copies as neurons are given, one behind the other, each without one of them."""
     copies = len(gone)
     given = _repeated(batch, copies) if how == "whole" else batch
-    heard: list[Tensor] = []
+    names = {group.name for group in watched}
+    groups = {group.name: group for group in [*watched, *(group for group, _ in gone)]}
+    heard: dict[str, list[Tensor]] = {}
 
     def visit(group: NeuronGroup, read: Read, x: Tensor) -> Tensor | None:
-        if any(group is one for one in next_groups):
-            heard.append(x.movedim(read.axis, -1)[..., torch.from_numpy(read.positions.ravel()).to(x.device)])
+        if group.name in names:
+            positions = torch.from_numpy(read.positions.ravel()).to(x.device)
+            heard.setdefault(group.name, []).append(x.movedim(read.axis, -1)[..., positions])
+        own = [(copy, place) for copy, (one, place) in enumerate(gone) if one.name == group.name]
+        if not own and not (how == "late" and x.shape[0] == 1 and group.name in first):
             return None
-        own = [(copy, place) for copy, (one, place) in enumerate(gone) if one is group]
         if how == "late" and x.shape[0] == 1:
             x = x.expand(copies, *x.shape[1:])
-        elif not own:
-            return None
         x = x.clone()
         parts = x.unflatten(0, (copies, -1))
         for copy, place in own:
@@ -109,27 +119,36 @@ def _without_each(
             parts[copy].index_fill_(read.axis, positions, 0)
         return x
 
-    with tap(model, [*layer.groups, *next_groups], visit):
+    first = {group.name for group, _ in gone}
+    with tap(model, list(groups.values()), visit):
         output = forward(model, given)
     said = answer(output, _repeated(batch, copies) if how == "late" else given)
-    if len(heard) != 1 or heard[0].shape[0] % copies:
-        return said, None
-    further = heard[0].unflatten(0, (copies, -1)).flatten(1, -2)
+    return said, {name: _by_copy(own[0], copies, batch) for name, own in heard.items() if _whole(own, copies, batch)}
+
+
+def _whole(heard: Sequence[Tensor], copies: int, batch: Batch) -> bool:
+    """Whether a group was read once, by all copies."""
+    return len(heard) == 1 and heard[0].shape[0] == copies * rows_of(batch)
+
+
+def _by_copy(heard: Tensor, copies: int, batch: Batch) -> Tensor:
+    further: Tensor = heard.unflatten(0, (copies, -1)).flatten(1, -2)
     mask = batch.mask
-    return said, further[:, mask.flatten()] if mask is not None and mask.numel() == further.shape[1] else further
+    if mask is not None and mask.numel() == further.shape[1]:
+        further = further[:, mask.flatten()]
+    return further
 
 
-def _way(model: nn.Module, layer: Layer, batch: Batch) -> How:
-    """The cheapest way that gives for some neurons what a run for each of them gives."""
+def _way(model: nn.Module, gone: Sequence[Place], batch: Batch) -> How:
+    """The cheapest way that gives for some of the neurons, the first among them, what a run for each of them gives."""
     random = torch.Generator().manual_seed(0)
-    places = [(group, place) for group in layer.groups for place in range(group.size)]
-    tried = [places[0], places[-1], places[int(torch.randint(len(places), (1,), generator=random))]]
-    alone = [_without_each(model, layer, batch, [one], "single")[0].values for one in tried]
+    tried = [gone[0], gone[-1], gone[int(torch.randint(len(gone), (1,), generator=random))]]
+    alone = [_without_each(model, [one], batch, "single")[0].values for one in tried]
     largest = max(float(x.detach().abs().max()) for x in alone)
     ways: tuple[How, ...] = ("late", "whole") if rows_of(batch) == 1 else ("whole",)
     for how in ways:
         try:
-            together = _without_each(model, layer, batch, tried, how)[0].values.unflatten(0, (len(tried), -1))
+            together = _without_each(model, tried, batch, how)[0].values.unflatten(0, (len(tried), -1))
         except (RuntimeError, IndexError, ValueError):
             continue
         pairs = zip(together, alone, strict=True)

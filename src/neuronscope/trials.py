@@ -30,6 +30,13 @@ class Trials:
         self.model, self.neurons, self.layers, self.batches = model, neurons, layers, batches
         self._dense: dict[int | None, tuple[list[Answer], NDArray[np.float32]]] = {}
 
+    @property
+    def nbytes(self) -> int:
+        """What is kept of the dense model, in bytes."""
+        seen = sum(read.nbytes for _, read in self._dense.values())
+        said = next(iter(self._dense.values()), ([], None))[0]
+        return seen + _COPIES * sum(one.values.nbytes for one in said)
+
     @cached_property
     def scale(self) -> Scale:
         """The dense answers, to hold others against."""
@@ -48,6 +55,7 @@ class Trials:
         if not further:
             return
         said, seen = self._run({}, further)
+        said = next((known for known, _ in self._dense.values()), said)
         self._dense |= {number: (said, seen[number]) for number in further}
 
     def run(self, gone: Mapping[str, Filler], further: int | None) -> tuple[list[Answer], NDArray[np.float32]]:

@@ -53,3 +53,22 @@ def test_an_analyzer_runs_the_model_once_for_the_same_question() -> None:
     assert len(runs) == count
     analyzer.simulate([(1, 2), (0, 1)], TEXTS, ablation="mean")
     assert len(runs) > count
+
+
+def test_the_dense_answers_serve_the_next_set_until_a_weight_changes() -> None:
+    pytest.importorskip("transformers")
+    model = gpt2()
+    discover(model)
+    runs = []
+    analyzer = PruningImpactAnalyzer(model, Letters())
+    model.register_forward_hook(lambda *_: runs.append(0))
+    analyzer.simulate([(0, 1)], TEXTS)
+    assert len(runs) == 2
+    analyzer.simulate([(0, 2)], TEXTS)
+    assert len(runs) == 3
+    model.lm_head.weight.data[0] += 1.0
+    changed = analyzer.simulate([(0, 3)], TEXTS)
+    assert len(runs) == 5
+    assert changed.impact_score == pytest.approx(
+        PruningImpactAnalyzer(model, Letters()).simulate([(0, 3)], TEXTS).impact_score
+    )

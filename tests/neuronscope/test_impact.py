@@ -196,6 +196,21 @@ def test_a_batch_is_each_alone_and_all_together(analyzer: PruningImpactAnalyzer,
     assert json.loads(path.read_text())["results"][0]["recommendations"] == advice
 
 
+def test_a_batch_over_layers_shares_runs_and_is_each_alone(analyzer: PruningImpactAnalyzer) -> None:
+    chosen = [(1, 2), (0, 3), (0, 5), (1, 9), (0, 1), (1, 23), (1, 0)]
+    runs: list[int] = []
+    analyzer.model.register_forward_hook(lambda *_: runs.append(0))
+    given = [{"layer_index": layer, "neuron_index": neuron} for layer, neuron in chosen]
+    found = analyzer.batch_pruning_analysis(TEXTS, given)["individual_impacts"]
+    assert len(runs) < 12 + len(TEXTS) * len(chosen)
+    for entry, pair in zip(found, chosen, strict=True):
+        one = analyzer.simulate([pair], TEXTS)
+        assert (entry["layer_index"], entry["neuron_index"]) == pair
+        assert entry["impact_score"] == pytest.approx(one.impact_score, rel=1e-4)
+        assert entry["mean_change"] == pytest.approx(one.mean_change, rel=1e-3)
+        assert entry["max_change"] == pytest.approx(one.max_change, rel=1e-3)
+
+
 def test_what_does_not_fit_is_refused_with_the_numbers(
     analyzer: PruningImpactAnalyzer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

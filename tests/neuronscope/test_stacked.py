@@ -54,8 +54,8 @@ def test_every_absence_is_exact(model: type, inputs: object, way: str) -> None:
         batches = batches_of(made, Letters(), inputs)  # type: ignore[arg-type]
         rows = [row for batch in batches for row in single_rows(batch)]
         assert len(rows) == len(inputs)  # type: ignore[arg-type]
-        assert _way(made, layer, rows[0]) == way
-        seen = list(absences(made, layer, rows, range(layer.size)))
+        assert _way(made, layer.places, rows[0]) == way
+        seen = list(absences(made, layer.places, rows))
         assert len(seen) == len(rows) * layer.size
         for one in seen:
 
@@ -63,7 +63,7 @@ def test_every_absence_is_exact(model: type, inputs: object, way: str) -> None:
                 return x.index_fill(read.axis, torch.from_numpy(read.positions[neuron]), 0)  # type: ignore[attr-defined]
 
             with tap(made, [group], silent):
-                expected = answer(forward(made, rows[one.number]), rows[one.number])
+                expected = answer(forward(made, rows[one.batch]), rows[one.batch])
             torch.testing.assert_close(one.said.values, expected.values, rtol=1e-4, atol=1e-5)
 
 
@@ -72,8 +72,8 @@ def test_a_model_that_counts_its_rows_is_run_for_each(monkeypatch: pytest.Monkey
     layer = Layers.of(discover(made, torch.randn(2, 4)))[0]
     with evaluating(made):
         (batch,) = batches_of(made, None, torch.randn(5, 4))
-        assert _way(made, layer, batch) == "single"
-        assert len(list(absences(made, layer, [batch], [1, 2]))) == 2
+        assert _way(made, layer.places, batch) == "single"
+        assert len(list(absences(made, layer.places[1:3], [batch]))) == 2
 
 
 def test_single_rows_have_no_padding() -> None:
