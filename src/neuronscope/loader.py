@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from neuronscope.model_names import aliased, base_of, load_model
-from neuronscope.quantized import quantize
+from neuronscope.quantized import BACKENDS, quantize
 from neuronscope.reference.architectures import NAMES as REFERENCES
 from neuronscope.reference.shipped import load
 from tracker.extras import require
@@ -33,10 +34,10 @@ class MultiModelLoader:
         """The model, in evaluation mode, and its tokenizer, or image processor; None where it has neither.
 
         Raises what `neuronscope.model_names.load_model` raises, and `MissingExtraError` for quantised weights without
-        torchao.
+        torchao, or bitsandbytes where there is a CUDA device.
         """
         if self.use_quantization:
-            require("torchao", "quantization")
+            require(*BACKENDS["cuda" if torch.cuda.is_available() else "cpu"])
         model, reader = self._plain(name)
         return quantize(model) if self.use_quantization else model, reader
 
