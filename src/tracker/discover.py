@@ -15,7 +15,14 @@ from tracker import fake, trial
 from tracker.admission import admitted, unwrapped
 from tracker.caches import decide, undecided
 from tracker.errors import DiscoveryError
-from tracker.example_inputs import HOW_TO_GIVE_INPUTS, Call, candidate_calls, first_batch_call, given_call
+from tracker.example_inputs import (
+    HOW_TO_GIVE_INPUTS,
+    Call,
+    candidate_calls,
+    first_batch_call,
+    given_call,
+    where_the_model_is,
+)
 from tracker.findings import Equation
 from tracker.fingerprint import structure_fingerprint
 from tracker.flow import Flow
@@ -90,8 +97,9 @@ def last_discovered(model: nn.Module) -> NeuronMap | None:
 
 def example_call(model: nn.Module) -> Call | None:
     """The call that the model was last discovered with; it stays good after the model was pruned."""
-    found = _remembered.get(unwrapped(model))
-    return found.call if found else None
+    bare = unwrapped(model)
+    found = _remembered.get(bare)
+    return where_the_model_is(bare, found.call) if found else None
 
 
 def forget(model: nn.Module) -> None:

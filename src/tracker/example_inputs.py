@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from tracker.errors import DiscoveryError
 
@@ -36,7 +37,7 @@ def given_call(model: nn.Module, example_inputs: Any, example_kwargs: Mapping[st
         )
     args = () if example_inputs is None else example_inputs
     args = tuple(args) if isinstance(args, tuple | list) else (args,)
-    return _without_cache(model, Call(args, dict(example_kwargs or {})))
+    return where_the_model_is(model, _without_cache(model, Call(args, dict(example_kwargs or {}))))
 
 
 def first_batch_call(model: nn.Module, data_loader: Any) -> Call:
@@ -50,8 +51,18 @@ def first_batch_call(model: nn.Module, data_loader: Any) -> Call:
 def candidate_calls(model: nn.Module) -> Iterator[Call]:
     """Calls worth trying, the most certain first."""
     for call in _named_by_the_model(model):
-        yield _without_cache(model, call)
-    yield from _guessed(model)
+        yield where_the_model_is(model, _without_cache(model, call))
+    for call in _guessed(model):
+        yield where_the_model_is(model, call)
+
+
+def where_the_model_is(model: nn.Module, call: Call) -> Call:
+    """The call with its tensors on the model's device; as it is for a model on several, or on none."""
+    devices = {parameter.device for parameter in model.parameters()} - {torch.device("meta")}
+    if len(devices) != 1:
+        return call
+    (device,) = devices
+    return Call(*tree_map_only(Tensor, lambda x: x.to(device), (call.args, call.kwargs)))
 
 
 def _named_by_the_model(model: nn.Module) -> Iterator[Call]:

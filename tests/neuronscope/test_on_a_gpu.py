@@ -13,6 +13,8 @@ from neuronscope.impact import PruningImpactAnalyzer
 from neuronscope.loader import MultiModelLoader
 from neuronscope.quantized import dequantized
 from neuronscope.weights import WeightAnalyzer
+from tracker import discover
+from tracker.discover import example_call
 
 pytestmark = pytest.mark.gpu
 TEXTS = ["import os\nimport sys\n\ndef main():\n    return", "class Reader:\n    def __init__(self, path):\n"]
@@ -79,7 +81,7 @@ def test_compress_and_its_proof(dtype: torch.dtype) -> None:
     model = reference.load("stdlib-gpt").model.to("cuda", dtype)
     before = loss(model)
     results = pruner.compress(model, data, ratio=0.3, kinds={"mlp"}, effort="low")
-    assert results["verification"]["passed"]
+    assert results["verification"]["summary"]["overall_success"]
     assert next(model.parameters()).is_cuda
     assert loss(model) < before + 0.35
     assert model.transformer.h[0].mlp.c_fc.weight.shape[1] < 4 * model.config.n_embd
@@ -106,3 +108,15 @@ def test_bitsandbytes_weights_are_judged_by_the_numbers_they_stand_for() -> None
     score = PruningImpactAnalyzer(model, tokenizer).simulate(CHOSEN, TEXTS).impact_score
     expected = PruningImpactAnalyzer(dense, tokenizer).simulate(CHOSEN, TEXTS).impact_score
     assert score == pytest.approx(expected, rel=0.15)
+
+
+@pytest.mark.parametrize("name", ["stdlib-llama", "digits-vit", "digits-cnn"])
+def test_discovery_needs_no_inputs_and_takes_those_of_the_cpu(name: str) -> None:
+    model = reference.load(name).model
+    on_cpu = discover(model)
+    given = example_call(model)
+    assert given is not None
+    on_gpu = copy.deepcopy(model).to("cuda")
+    assert [group.name for group in discover(on_gpu)] == [group.name for group in on_cpu]
+    assert [group.name for group in discover(on_gpu, given.args, given.kwargs)] == [group.name for group in on_cpu]
+    assert discover(model.to("cuda")) == on_cpu  # what is remembered was on the CPU
