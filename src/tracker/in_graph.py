@@ -191,7 +191,11 @@ def is_compiled(model: nn.Module) -> bool:
 def something_is_compiled() -> bool:
     """Whether anything was compiled in this process so far: it may be a step of training that calls the model."""
     frame = sys.modules.get("torch._dynamo.eval_frame")
-    return frame is not None and bool(getattr(frame, "cached_backends", True))
+    if frame is None:
+        return False
+    known = getattr(frame, "cached_backends", None)
+    # None stands there for what is asked not to be compiled: PyTorch itself asks that of some functions.
+    return known is None or any(backend is not None for backend in known.values())
 
 
 def _read_first(model: nn.Module, groups: Sequence[NeuronGroup], call: Call | None) -> set[int] | None:

@@ -57,9 +57,10 @@ def test_weights() -> None:
     loaded = reference.load("stdlib-gpt")
     expected = WeightAnalyzer(loaded.model).get_sparsity_analysis()
     found = WeightAnalyzer(copy.deepcopy(loaded.model).to("cuda")).get_sparsity_analysis()
-    assert found["global"]["sparsity_ratio"] == pytest.approx(expected["global"]["sparsity_ratio"], rel=1e-4)
+    assert found["neurons"] == pytest.approx(expected["neurons"], rel=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of PyTorch's own compiler, in some versions
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_compress_and_its_proof(dtype: torch.dtype) -> None:
     data = reference.batches("stdlib-gpt", "train", count=6, batch_size=8, length=64)
@@ -119,4 +120,5 @@ def test_discovery_needs_no_inputs_and_takes_those_of_the_cpu(name: str) -> None
     on_gpu = copy.deepcopy(model).to("cuda")
     assert [group.name for group in discover(on_gpu)] == [group.name for group in on_cpu]
     assert [group.name for group in discover(on_gpu, given.args, given.kwargs)] == [group.name for group in on_cpu]
-    assert discover(model.to("cuda")) == on_cpu  # what is remembered was on the CPU
+    again = discover(model.to("cuda"))  # what is remembered was on the CPU
+    assert [group.name for group in again] == [group.name for group in on_cpu]
