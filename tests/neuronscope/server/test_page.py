@@ -79,7 +79,9 @@ def test_brush_and_keyboard(page: Any) -> None:
     page.mouse.down()
     page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + box["height"] / 3 - 5)
     page.mouse.up()
-    (heading,) = re.findall(r"Without ([\d,]+) of them", page.locator("h2").nth(1).text_content())
+    (heading,) = re.findall(
+        r"Without ([\d,]+) of them", page.locator("section[aria-label='Without the chosen neurons'] h2").text_content()
+    )
     brushed = int(heading.replace(",", ""))
     assert brushed == pytest.approx(2 * 0.25 * 768, abs=6)  # two layers, a quarter of each
     page.locator("canvas").focus()
@@ -95,7 +97,7 @@ def test_brush_and_keyboard(page: Any) -> None:
 def test_selections_are_saved_with_any_name_and_come_back(page: Any, api: httpx.Client) -> None:
     hostile = "<img src=x onerror=alert(1)> \u202etxt"
     slide(page, 5)
-    page.locator("form input").fill(hostile)
+    page.locator("form input[maxlength]").fill(hostile)
     page.locator("button:has-text('Save these')").click()
     page.wait_for_selector("section[aria-label='Saved selections'] li")
     (saved,) = [one for one in api.get("/api/selections").json()["selections"] if one["name"] == hostile]
@@ -120,6 +122,89 @@ def test_a_server_that_is_gone_is_said(tmp_path: Path) -> None:
             page.wait_for_selector("canvas:not(.waiting)")
         slide(page, 10)
         page.wait_for_selector(".problem:has-text('The server does not answer.')")
+
+
+@pytest.mark.browser
+def test_the_histogram_zoom_and_table_show_the_same_neurons(page: Any, api: httpx.Client) -> None:
+    magnitudes = np.frombuffer(api.get("/api/neurons.bin?metric=magnitude").content, "<f4")
+    limit = float(np.quantile(magnitudes, 0.02))
+    field = page.locator(".histogram input")
+    field.fill(repr(limit))
+    field.press("Enter")
+    expected = int((magnitudes < np.float32(limit)).sum())
+    page.wait_for_selector(f"h2:has-text('Without {expected} of them')")
+    page.locator("#tab-table").click()
+    first = int(np.argmin(magnitudes))
+    row = page.locator(".rows tbody tr").first
+    assert row.locator("button").text_content() == f"layer {first // 768}, neuron {first % 768}"
+    assert float(row.locator("td").nth(2).text_content()) == pytest.approx(magnitudes[first], rel=5e-3)
+    assert row.locator("input").is_checked()
+    row.locator("input").click()
+    page.wait_for_selector(f"h2:has-text('Without {expected - 1} of them')")
+    page.locator("input[name=place]").fill("3, 700")
+    page.locator("button:has-text('Go')").click()
+    page.wait_for_selector("h2:has-text('Neuron 700 of')")
+    page.locator("button[aria-label=Closer]").click()
+    page.locator("button[aria-label=Closer]").click()
+    page.wait_for_function(
+        "() => { const [from, to] = (location.hash.match(/view=([\\d.]+)-([\\d.]+)/) ?? []).slice(1).map(Number);"
+        " return location.hash.includes('focus=3-700') && Math.abs(to - from - 0.25) < 1e-6; }"
+    )
+    page.reload()  # the address brings it back
+    page.wait_for_selector("h2:has-text('Neuron 700 of')")
+    assert page.locator("#tab-table").get_attribute("aria-selected") == "true"
+
+
+@pytest.mark.browser
+def test_a_neuron_shows_what_it_does(page: Any, api: httpx.Client) -> None:
+    page.locator("canvas").focus()
+    page.keyboard.press("ArrowDown")
+    page.locator("button:has-text('What does it do?')").click()
+    page.wait_for_selector(".details")
+    told = api.get("/api/neurons/1/0?details=true").json()
+    shown = page.locator(".details td").all_text_contents()
+    assert [float(value) for value in shown[::2]] == pytest.approx(
+        [one["impact_score"] for one in told["impact"].values()], abs=1e-4
+    )
+    assert page.locator(".tokens mark").count() == len(told["top_tokens"])
+    other = told["correlated"][0]["neuron_index"]
+    page.locator(f".details button.link:has-text('{other} (')").first.click()
+    page.wait_for_selector(f"h2:has-text('Neuron {other} of')")
+
+
+@pytest.mark.browser
+def test_weights_and_models_are_shown_as_the_server_tells_them(page: Any, api: httpx.Client) -> None:
+    page.locator("#tab-weights").click()
+    page.locator("button:has-text('Look for structure')").click()
+    page.wait_for_selector("section[aria-label=Weights] tbody tr")
+    told = api.get("/api/pruning/sparsity-patterns").json()["patterns"]
+    assert page.locator("section[aria-label=Weights] tbody th").all_text_contents() == [
+        one["layer_name"] for one in told
+    ]
+    page.keyboard.press("Tab")
+    page.locator("#tab-weights").press("ArrowLeft")
+    page.wait_for_selector("#tab-compare[aria-selected=true]")
+    page.locator("label:has-text('stdlib-llama') input").check()
+    page.locator("section[aria-label='Compare models'] button.main").click()
+    page.wait_for_selector("section[aria-label='Compare models'] tbody tr")
+    cells = page.locator("section[aria-label='Compare models'] tbody td").all_text_contents()
+    body = {"models": ["stdlib-llama"], "input_texts": [page.locator("textarea").input_value()]}
+    models = api.post("/api/compare", json=body).json()["models"]
+    assert cells[0] == f"{models['stdlib-gpt']['parameters']:,}"
+    assert float(cells[12 - 1]) == pytest.approx(models["stdlib-llama"]["metrics"]["score"], abs=5e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_a_point_of_the_search_becomes_the_selection(page: Any, api: httpx.Client) -> None:
+    page.locator("#tab-search").click()
+    page.locator("section[aria-label=Search] input").fill("0.3")
+    page.locator("section[aria-label=Search] button.main").click()
+    page.wait_for_selector(".points li")
+    told = api.post("/api/pruning/optimize", json={"tolerance": 0.3}).json()
+    assert page.locator(".points li").count() == len(told["front"])
+    page.locator(".points button").first.click()
+    page.wait_for_selector(f"h2:has-text('Without {len(told['front'][0]['neurons']):,} of them')")
 
 
 def test_what_is_vendored_is_what_the_manifest_says() -> None:

@@ -37,8 +37,8 @@ export async function send(method, path, body, headers = {}) {
 }
 
 // Start a job, tell how far it is, and give its result. Aborting cancels the job.
-export async function job(path, body, { signal, progress } = {}) {
-  const started = await send('POST', path, body, { Prefer: 'respond-async' });
+export async function job(path, body, { signal, progress, method = 'POST' } = {}) {
+  const started = await send(method, path, body, { Prefer: 'respond-async' });
   const address = `/api/jobs/${encodeURIComponent(started.id)}`;
   if (signal?.aborted) {
     send('DELETE', address).catch(() => {});

@@ -20,7 +20,8 @@ export function scaleOf(values) {
   return { low: at(0.005), high: at(0.995), least: sorted[0], most: sorted[sorted.length - 1] };
 }
 
-export function draw(canvas, selection, values, scale, cursor) {
+// `view` is the part of every row that is shown, from 0 to 1.
+export function draw(canvas, selection, values, scale, cursor, view) {
   const { width, height } = canvas;
   const context = canvas.getContext('2d');
   const image = context.createImageData(width, height);
@@ -29,43 +30,60 @@ export function draw(canvas, selection, values, scale, cursor) {
   const marked = (255 << 24 | CHOSEN[2] << 16 | CHOSEN[1] << 8 | CHOSEN[0]) >>> 0;
   const span = scale.high - scale.low || 1;
   const rows = selection.sizes.length;
+  const wide = view.to - view.from;
+  const { chosen } = selection;
   selection.sizes.forEach((size, layer) => {
     const top = Math.round(layer * height / rows);
     const bottom = Math.round((layer + 1) * height / rows) - (height / rows > 6 ? 2 : height / rows > 3 ? 1 : 0);
     const line = new Uint32Array(width);
     const start = selection.starts[layer];
     for (let x = 0; x < width; x++) {
-      const first = Math.floor(x * size / width);
-      const last = Math.max(first + 1, Math.floor((x + 1) * size / width));
+      const first = Math.floor((view.from + x * wide / width) * size);
+      const last = Math.max(first + 1, Math.floor((view.from + (x + 1) * wide / width) * size));
       let most = -Infinity;
-      let chosen = 0;
+      let marks = 0;
       for (let neuron = first; neuron < last && neuron < size; neuron++) {
-        most = Math.max(most, values[start + neuron]);
-        chosen |= selection.chosen[start + neuron];
+        if (values[start + neuron] > most) most = values[start + neuron];
+        marks |= chosen[start + neuron];
       }
       const level = Math.max(0, Math.min(255, Math.round((most - scale.low) / span * 255)));
-      line[x] = chosen ? marked : packed[level];
+      line[x] = marks ? marked : packed[level];
     }
     for (let y = top; y < bottom; y++) pixels.set(line, y * width);
   });
   context.putImageData(image, 0, 0);
   if (cursor) {
     const [layer, neuron] = cursor;
-    const x = neuron * width / selection.sizes[layer];
+    const cell = width / selection.sizes[layer] / wide;
+    const x = (neuron / selection.sizes[layer] - view.from) / wide * width;
     const y = layer * height / rows;
     context.lineWidth = 3;
     context.strokeStyle = '#fff';
-    context.strokeRect(x - 3, y - 1, Math.max(6, width / selection.sizes[layer] + 4), height / rows);
+    context.strokeRect(x - 3, y - 1, Math.max(6, cell + 4), height / rows);
     context.lineWidth = 1.5;
     context.strokeStyle = '#000';
-    context.strokeRect(x - 3, y - 1, Math.max(6, width / selection.sizes[layer] + 4), height / rows);
+    context.strokeRect(x - 3, y - 1, Math.max(6, cell + 4), height / rows);
   }
 }
 
 // The (layer, neuron) at a place of the canvas, in CSS pixels.
-export function at(canvas, selection, x, y) {
+export function at(canvas, selection, x, y, view) {
   const box = canvas.getBoundingClientRect();
   const layer = Math.max(0, Math.min(selection.sizes.length - 1, Math.floor((y - box.top) / box.height * selection.sizes.length)));
   const size = selection.sizes[layer];
-  return [layer, Math.max(0, Math.min(size - 1, Math.floor((x - box.left) / box.width * size)))];
+  return [layer, Math.max(0, Math.min(size - 1, Math.floor((view.from + (x - box.left) / box.width * (view.to - view.from)) * size)))];
+}
+
+// A view narrower or wider by a factor, around a share of the row that stays where it is.
+export function zoomed(view, factor, around) {
+  const wide = Math.min(1, Math.max(1e-4, (view.to - view.from) * factor));
+  const from = around - (around - view.from) / (view.to - view.from) * wide;
+  return moved({ from, to: from + wide }, 0);
+}
+
+// The view shifted by a share of itself, as far as the row goes.
+export function moved(view, by) {
+  const wide = view.to - view.from;
+  const from = Math.max(0, Math.min(1 - wide, view.from + by * wide));
+  return { from, to: from + wide };
 }

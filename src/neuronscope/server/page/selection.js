@@ -3,17 +3,16 @@
 export class Selection {
   constructor(sizes) {
     this.sizes = sizes;
-    this.starts = sizes.map((_, layer) => sizes.slice(0, layer).reduce((a, b) => a + b, 0));
-    this.total = sizes.reduce((a, b) => a + b, 0);
+    this.starts = [];
+    this.total = 0;
+    for (const size of sizes) {
+      this.starts.push(this.total);
+      this.total += size;
+    }
     this.chosen = new Uint8Array(this.total);
+    this.count = 0;
     this.past = [];
     this.future = [];
-  }
-
-  get count() {
-    let count = 0;
-    for (const one of this.chosen) count += one;
-    return count;
   }
 
   pairs() {
@@ -26,27 +25,42 @@ export class Selection {
     return found;
   }
 
+  // How many of a layer are chosen.
+  inLayer(layer) {
+    let count = 0;
+    for (let at = this.starts[layer]; at < this.starts[layer] + this.sizes[layer]; at++) count += this.chosen[at];
+    return count;
+  }
+
   // `change` gets a copy to write into.
   edit(change) {
     const next = this.chosen.slice();
     change(next);
-    if (next.every((one, index) => one === this.chosen[index])) return;
+    let differs = false;
+    for (let at = 0; at < next.length && !differs; at++) differs = next[at] !== this.chosen[at];
+    if (!differs) return;
     this.past.push(this.chosen);
     if (this.past.length > 100) this.past.shift();
     this.future = [];
-    this.chosen = next;
+    this.now(next);
+  }
+
+  now(chosen) {
+    this.chosen = chosen;
+    this.count = 0;
+    for (let at = 0; at < chosen.length; at++) this.count += chosen[at];
   }
 
   undo() {
     if (!this.past.length) return;
     this.future.push(this.chosen);
-    this.chosen = this.past.pop();
+    this.now(this.past.pop());
   }
 
   redo() {
     if (!this.future.length) return;
     this.past.push(this.chosen);
-    this.chosen = this.future.pop();
+    this.now(this.future.pop());
   }
 
   put(pairs) {
@@ -56,16 +70,35 @@ export class Selection {
     });
   }
 
-  // The given share of every layer with the lowest values.
-  lowest(values, share) {
+  // The given share of every layer with the lowest values; of equal ones the first. `sorted` holds the values of each
+  // layer in order.
+  lowest(values, sorted, share) {
     this.edit(next => {
       next.fill(0);
       this.sizes.forEach((size, layer) => {
+        const wanted = Math.floor(size * share + 1e-9);
+        if (!wanted) return;
         const start = this.starts[layer];
-        const order = Uint32Array.from({ length: size }, (_, neuron) => neuron);
-        order.sort((a, b) => values[start + a] - values[start + b]);
-        for (const neuron of order.subarray(0, Math.floor(size * share + 1e-9))) next[start + neuron] = 1;
+        const limit = sorted[layer][wanted - 1];
+        let left = wanted;
+        for (let at = start; at < start + size; at++) {
+          if (values[at] < limit) { next[at] = 1; left -= 1; }
+        }
+        for (let at = start; at < start + size && left > 0; at++) {
+          if (values[at] === limit) { next[at] = 1; left -= 1; }
+        }
       });
     });
   }
+
+  // All neurons of any layer with values below the limit.
+  below(values, limit) {
+    this.edit(next => {
+      for (let at = 0; at < next.length; at++) next[at] = values[at] < limit ? 1 : 0;
+    });
+  }
+}
+
+export function sortedByLayer(selection, values) {
+  return selection.sizes.map((size, layer) => values.slice(selection.starts[layer], selection.starts[layer] + size).sort());
 }

@@ -1,0 +1,40 @@
+// How the values of all neurons are spread, the chosen ones among them; a click chooses all below that value.
+
+import { html, useMemo, useRef } from '/vendor/htm-preact.js';
+import { number } from '/words.js';
+
+const BINS = 80;
+
+export function counted(values, chosen, least, most) {
+  const all = new Uint32Array(BINS);
+  const own = new Uint32Array(BINS);
+  const span = most - least || 1;
+  for (let index = 0; index < values.length; index++) {
+    const bin = Math.min(BINS - 1, Math.max(0, Math.floor((values[index] - least) / span * BINS)));
+    all[bin] += 1;
+    own[bin] += chosen[index];
+  }
+  return { all, own };
+}
+
+export function Histogram({ values, scale, selection, turn, choose }) {
+  const box = useRef(null);
+  const { all, own } = useMemo(() => counted(values, selection.chosen, scale.least, scale.most), [values, turn]);
+  const highest = Math.max(...all);
+  // A square root, so that rare values can be seen too.
+  const height = count => 40 * Math.sqrt(count / highest);
+  const bars = counts => Array.from(counts, (count, bin) => count
+    ? `M${bin} 40V${(40 - height(count)).toFixed(2)}H${bin + 1}V40Z` : '').join('');
+  const below = event => {
+    const { left, width } = box.current.getBoundingClientRect();
+    choose(scale.least + (event.clientX - left) / width * (scale.most - scale.least));
+  };
+  return html`<div class="histogram">
+    <svg ref=${box} viewBox="0 0 ${BINS} 40" preserveAspectRatio="none" role="img" onClick=${below}
+      aria-label="Neurons by value, from ${number(scale.least)} to ${number(scale.most)}; the chosen ones are marked">
+      <path class="all" d=${bars(all)} /><path class="own" d=${bars(own)} />
+    </svg>
+    <label>Choose all below <input type="number" step="any" placeholder=${number(scale.low)}
+      onChange=${event => event.target.value !== '' && choose(Number(event.target.value))} /></label>
+  </div>`;
+}

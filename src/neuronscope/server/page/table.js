@@ -1,0 +1,67 @@
+// All neurons as rows: sorted, filtered, and only those in sight are drawn.
+
+import { html, useMemo, useState } from '/vendor/htm-preact.js';
+import { number } from '/words.js';
+
+const ROW = 28;
+const SEEN = 14;
+
+export function Table({ selection, values, turn, edited, setFocus }) {
+  const [order, setOrder] = useState('lowest');
+  const [layer, setLayer] = useState('');
+  const [only, setOnly] = useState('all');
+  const [top, setTop] = useState(0);
+  const rows = useMemo(() => {
+    if (!values) return new Uint32Array();
+    const from = layer === '' ? 0 : selection.starts[layer];
+    const to = layer === '' ? selection.total : from + selection.sizes[layer];
+    const kept = [];
+    for (let at = from; at < to; at++) if (only === 'all' || Boolean(selection.chosen[at]) === (only === 'chosen')) kept.push(at);
+    const found = Uint32Array.from(kept);
+    if (order === 'lowest') found.sort((a, b) => values[a] - values[b] || a - b);
+    if (order === 'highest') found.sort((a, b) => values[b] - values[a] || a - b);
+    return found;
+  }, [values, order, layer, only, only === 'all' ? 0 : turn]);
+  const place = at => {
+    let low = 0;
+    let high = selection.starts.length - 1;
+    while (low < high) {
+      const middle = Math.ceil((low + high) / 2);
+      if (selection.starts[middle] <= at) low = middle; else high = middle - 1;
+    }
+    return [low, at - selection.starts[low]];
+  };
+  const jump = event => {
+    event.preventDefault();
+    const [wantedLayer, wanted] = new FormData(event.target).get('place').split(/[^0-9]+/).filter(Boolean).map(Number);
+    if (wantedLayer < selection.sizes.length && wanted < selection.sizes[wantedLayer]) setFocus([wantedLayer, wanted]);
+  };
+  const first = Math.min(Math.floor(top / ROW), Math.max(0, rows.length - SEEN));
+  return html`<section aria-label="Table of neurons">
+    <div class="row">
+      <label>Order <select value=${order} onChange=${event => setOrder(event.target.value)}>
+        <option value="lowest">lowest first</option><option value="highest">highest first</option><option value="place">as in the model</option></select></label>
+      <label>Layer <select value=${layer} onChange=${event => setLayer(event.target.value)}>
+        <option value="">all</option>${selection.sizes.map((_, index) => html`<option value=${index}>${index}</option>`)}</select></label>
+      <label>Show <select value=${only} onChange=${event => setOnly(event.target.value)}>
+        <option value="all">all</option><option value="chosen">the chosen</option><option value="kept">the others</option></select></label>
+      <form class="row" onSubmit=${jump}><label>Go to <input name="place" size="8" placeholder="3, 17" aria-label="Layer and neuron to go to" /></label><button>Go</button></form>
+      <span role="status">${number(rows.length)} neurons</span>
+    </div>
+    <div class="rows" tabindex="0" role="region" aria-label="Neurons in order" onScroll=${event => setTop(event.target.scrollTop)}>
+      <div class="all" style=${{ height: `${rows.length * ROW}px` }}>
+        <table style=${{ transform: `translateY(${first * ROW}px)` }}>
+          <thead class="unseen"><tr><th scope="col">chosen</th><th scope="col">neuron</th><th scope="col">value</th></tr></thead>
+          <tbody>${Array.from(rows.subarray(first, first + SEEN + 1), at => {
+            const [own, neuron] = place(at);
+            return html`<tr key=${at}>
+              <td><input type="checkbox" checked=${Boolean(selection.chosen[at])} aria-label="Choose layer ${own}, neuron ${neuron}"
+                onChange=${() => { selection.edit(next => { next[at] ^= 1; }); edited(); }} /></td>
+              <td><button class="link" onClick=${() => setFocus([own, neuron])}>layer ${own}, neuron ${neuron}</button></td>
+              <td>${number(values[at])}</td></tr>`;
+          })}</tbody>
+        </table>
+      </div>
+    </div>
+  </section>`;
+}
