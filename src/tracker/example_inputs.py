@@ -62,7 +62,7 @@ def where_the_model_is(model: nn.Module, call: Call) -> Call:
     if len(devices) != 1:
         return call
     (device,) = devices
-    return Call(*tree_map_only(Tensor, lambda x: x.to(device), (call.args, call.kwargs)))
+    return Call(*tree_map_only(Tensor, lambda x: x if x.is_meta else x.to(device), (call.args, call.kwargs)))
 
 
 def _named_by_the_model(model: nn.Module) -> Iterator[Call]:
