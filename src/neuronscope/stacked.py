@@ -1,9 +1,10 @@
-"""The exact absence of many neurons of a layer, one by one, in few runs of the model.
+"""The exact absence of many neurons of one layer or several, one by one, in few runs of the model.
 
-A single input runs through the model until the layer is read. There it becomes as many copies as neurons are tried,
-each copy without another one, and what follows runs once for all of them: the residual stream, still of one row, is
-added to each. So what lies before the layer is not computed again for every neuron. Models whose code does not allow
-that get whole inputs as copies, or one run for each neuron; which of these is right is tried, not guessed.
+A single input runs through the model until the first of the layers is read. There it becomes as many copies as
+neurons are tried, each copy without another one, and what follows runs once for all of them: the residual stream,
+still of one row, is added to each. So what lies before the layer is not computed again for every neuron. Models whose
+code does not allow that get whole inputs as copies, or one run for each neuron; which of these is right is tried, not
+guessed.
 """
 
 from __future__ import annotations
