@@ -11,6 +11,7 @@ import resource
 import time
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
@@ -19,7 +20,8 @@ import torch
 from benchmarks.quality import store
 from benchmarks.quality.methods import Task, methods
 from benchmarks.quality.store import Cell
-from benchmarks.quality.subjects import Subject, subjects
+from benchmarks.quality.subjects import Subject, made, subjects
+from torch import nn
 
 from pruner.metrics import count_parameters
 from tracker.progress import set_enabled
@@ -52,6 +54,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3, help="seeds of the core cells (MLP neurons)")
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no cell after so many minutes")
     parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch")
+    parser.add_argument("--model", type=Path, metavar="DIR", help="a language model made here instead of those shipped")
     parser.add_argument("--table", action="store_true", help="write the table of what is measured and stop")
     return parser.parse_args()
 
@@ -78,7 +81,8 @@ def _cells(found: dict[str, Subject], options: argparse.Namespace) -> Iterator[C
 
 def _measure(options: argparse.Namespace) -> None:
     known, start = store.known(), time.monotonic()
-    found, ways = subjects(), methods()
+    found = subjects() if options.model is None else {options.model.name: made(options.model)}
+    ways = methods()
     dense: dict[str, dict[str, float]] = {}
     for cell in _cells(found, options):
         name = f"{cell.subject}/{cell.kind}/{cell.ratio}/{cell.method}"
@@ -115,8 +119,13 @@ def _run(cell: Cell, subject: Subject, method: object, dense: dict[str, float], 
         "parameters": count_parameters(model) / before,
         "seconds": seconds,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "machine": f"{platform.machine()}, {threads} threads",
+        "machine": _machine(model, threads),
     }
+
+
+def _machine(model: nn.Module, threads: int) -> str:
+    device = next(model.parameters()).device
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()}, {threads} threads"
 
 
 if __name__ == "__main__":

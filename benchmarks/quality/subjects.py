@@ -7,7 +7,7 @@ import random
 import re
 import sysconfig
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from torch.nn import functional as F
 
 from neuronscope import reference
 from neuronscope.reference.architectures import CONTEXT
+from neuronscope.reference.data import encoded, windows
+from neuronscope.reference.shipped import tokenizer_of
 from tracker.batches import evaluating, logits
 
 TOKENS = 128
@@ -50,6 +52,33 @@ def subjects() -> dict[str, Subject]:
         encoder(),
     ]
     return {subject.name: subject for subject in found}
+
+
+def made(directory: Path) -> Subject:
+    """A language model that `python -m neuronscope.reference NAME --size large --out DIR` made, on the CUDA device
+    where there is one.
+    """
+    import transformers
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    tokenizer = tokenizer_of(directory)
+    train, held_out = (windows(encoded(tokenizer, split), 1) for split in ("train", "held-out"))
+
+    def load() -> nn.Module:
+        model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, use_safetensors=True)
+        return model.to(device).eval()
+
+    def drawn(rows: Sequence[dict[str, Tensor]], seed: int) -> list[dict[str, Tensor]]:
+        chosen = torch.cat([rows[i]["input_ids"] for i in random.Random(seed).sample(range(len(rows)), TOKENS)])
+        return [{"input_ids": part} for part in chosen.split(16)]
+
+    return replace(
+        _language_model("stdlib-gpt"),
+        name=directory.name,
+        load=load,
+        calibration=lambda seed: drawn(train, seed),
+        quality=lambda model: reference.measured(model, drawn(held_out, 0)),
+    )
 
 
 def _language_model(name: str) -> Subject:

@@ -16,6 +16,7 @@ UNITS = {
     "digits-vit": "nats an image",
     "digits-cnn": "nats an image",
     "minilm": "1 − cosine",
+    "stdlib-gpt-large": "nats a token",
 }
 
 Key = tuple[str, str, float]
@@ -41,10 +42,12 @@ def write() -> str:
 def _section(key: Key, methods: Mapping[str, list[dict[str, Any]]]) -> str:
     subject, kind, ratio = key
     dense = next((r["dense"] for rows in methods.values() for r in rows if "dense" in r), {"loss": 0, "accuracy": 0})
+    machines = {str(r["machine"]) for rows in methods.values() for r in rows if "machine" in r}
     lines = [
         f"## {subject}: {ratio:.0%} of {kind} neurons",
         "",
-        f"Dense: loss {dense['loss']:.4f}, accuracy {dense['accuracy']:.1%}. Unit: {UNITS.get(subject, '')}.",
+        f"Machine: {'; '.join(sorted(machines))}. Dense: loss {dense['loss']:.4f}, accuracy {dense['accuracy']:.1%}. "
+        f"Unit: {UNITS.get(subject, '')}.",
         "",
         "| method | excess | accuracy | parameters left | seconds | seeds |",
         "|---|---|---|---|---|---|",

@@ -278,6 +278,12 @@ def serve(
         str | None, typer.Option(help="What clients must send.", envvar="NEURONSCOPE_TOKEN", show_default=False)
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, …; by default the best.", show_default=False)] = None,
+    history: Annotated[
+        Path | None,
+        typer.Option(
+            help="What engine.save_neuron_history wrote, or a folder of it, to look back on.", show_default=False
+        ),
+    ] = None,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open the page.")] = False,
     out: Annotated[Path, typer.Option(help="Where jobs, exports and models made here are kept.")] = Path(
         "outputs/neuronscope"
@@ -287,6 +293,8 @@ def serve(
     from tracker.errors import ConfigError
     from tracker.extras import require
 
+    if history is not None and not history.exists():
+        raise ConfigError(f"--history '{history}' is not there.", hint="Name a file or a folder of training histories.")
     uvicorn = require("uvicorn", "serve")
     require("fastapi", "serve")
     from neuronscope.server import Settings, create_app
@@ -299,7 +307,8 @@ def serve(
             hint = "Stop what listens there, or name another --port."
             raise ConfigError(f"Cannot listen on {host}:{port}: {error.strerror}.", hint=hint) from error
         port = listening.getsockname()[1]
-        app = create_app(Settings(model=model, folder=out, host=host, port=port, token=token, device=device))
+        settings = Settings(model=model, folder=out, host=host, port=port, token=token, device=device, history=history)
+        app = create_app(settings)
         address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}/"  # noqa: S104 (it is compared with)
         typer.echo(f"NeuronScope shows {model} at {address}  (Ctrl-C ends it; what it keeps is in {out})")
         if not no_browser:

@@ -17,7 +17,7 @@ from neuronscope.movement import Scale
 from neuronscope.trials import targets_of
 from pruner.compensation.distance import Answer, answer
 from pruner.current_map import current_map
-from pruner.metrics import count_parameters
+from pruner.metrics import count_parameters, wait_for_device
 from tracker.admission import admitted
 from tracker.batches import Batch, evaluating, forward
 from tracker.errors import DataError
@@ -78,6 +78,7 @@ def _looked_at(
             start = time.perf_counter()
             for batch in batches:
                 forward(model, batch)
+                wait_for_device(batch)
             times.append(time.perf_counter() - start)
     targets = [targets_of(model, batch, one) for batch, one in zip(batches, said, strict=True)]
     return (

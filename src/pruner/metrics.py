@@ -151,10 +151,10 @@ def latencies_ms(models: Sequence[nn.Module], batches: Sequence[Batch]) -> list[
     for _ in progress(_rounds(), "Measuring latency"):
         for taken, model, batch in zip(times, models, batches, strict=True):
             with evaluating(model):
-                _wait(batch)
+                wait_for_device(batch)
                 start = time.perf_counter()
                 forward(model, batch)
-                _wait(batch)
+                wait_for_device(batch)
                 taken.append(time.perf_counter() - start)
     return [statistics.median(taken[_WARM_UP:]) * 1000 for taken in times]
 
@@ -170,7 +170,7 @@ def _rounds() -> Iterator[int]:
         yield number
 
 
-def _wait(batch: Batch) -> None:
+def wait_for_device(batch: Batch) -> None:
     """Accelerators compute behind the program's back; wait until they are done."""
     for value in (*batch.args, *batch.kwargs.values()):
         if isinstance(value, torch.Tensor) and value.is_cuda:

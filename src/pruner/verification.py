@@ -257,7 +257,10 @@ def _sliced_equals_masked(pruned: nn.Module, masked: tuple[Expected, ...]) -> _O
     worst = compare(pruned, masked)
     measured = {"error": worst.error, "tolerance": worst.tolerance, "batches": len(masked)}
     verdict = "agrees" if worst.holds else "does not agree"
-    return worst.holds, f"The sliced model {verdict} with the dense one with the same neurons zeroed.", measured
+    detail = f"The sliced model {verdict} with the dense one with the same neurons zeroed."
+    if not worst.holds:
+        detail += f" {worst.output} differs by {worst.error:.1e}, where rounding allows {worst.tolerance:.1e}."
+    return worst.holds, detail, measured
 
 
 def _save_and_load(pruned: nn.Module, reference: Reference, checkpoint: str | PathLike[str]) -> _Outcome:

@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
-from neuronscope.server import asked, routes_files, routes_jobs, routes_models, routes_pruning
+from neuronscope.server import asked, routes_files, routes_histories, routes_jobs, routes_models, routes_pruning
 from neuronscope.server.guard import Guard
 from neuronscope.server.problems import Problem, problem_of
 from neuronscope.server.service import Service
@@ -79,7 +79,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _problem)
-    for routes in (routes_models, routes_pruning, routes_jobs, routes_files):
+    for routes in (routes_models, routes_pruning, routes_jobs, routes_files, routes_histories):
         app.include_router(routes.router)
     app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
     return app

@@ -60,7 +60,15 @@ class Catalog:
         if self._settings.model not in found:
             found[self._settings.model] = self._entry(self._settings.model, "What the server was started with.")
         for made in self._made.all():
-            found[made.name] = self._entry(made.name, f"{made.title}. Made here from {made.base}.")
+            found[made.name] = {
+                **self._entry(made.name, f"{made.title}. Made here from {made.base}."),
+                "made": {
+                    "title": made.title,
+                    "base": made.base,
+                    "report": f"/api/report/{made.id}",
+                    "download": f"/api/downloads/{made.id}",
+                },
+            }
         return found
 
     def _entry(self, name: str, description: str) -> dict[str, Any]:

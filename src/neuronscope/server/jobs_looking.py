@@ -16,7 +16,7 @@ from neuronscope.server.arrays import encoded
 from neuronscope.server.loaded import Json, Loaded, Params
 from pruner.compensation.footprint import free_bytes
 from pruner.compensation.targets import parameters_left
-from pruner.metrics import count_parameters
+from pruner.metrics import count_parameters, latencies_ms
 from tracker.batches import Batch, evaluating, forward
 from tracker.errors import DataError
 from tracker.neuron_map import NeuronGroup, Read
@@ -54,6 +54,14 @@ def load_model(it: Loaded, _: Params) -> Json:
         "columns": {name: encoded(values) for name, values in columns.items()},
         "memory": _memory(str(next(it.model.parameters()).device)),
     }
+
+
+def latency(it: Loaded, params: Params) -> Json:
+    """How long one forward over the first batch of the inputs takes, measured for about a second."""
+    batch = next(iter(batches_of(it.model, it.tokenizer, it.inputs(params))))
+    first = next((x for x in (*batch.args, *batch.kwargs.values()) if isinstance(x, torch.Tensor)), None)
+    (found,) = latencies_ms([it.model], [batch])
+    return {"latency_ms": found, "input_shape": None if first is None else list(first.shape)}
 
 
 def patterns(it: Loaded, _: Params) -> Json:

@@ -41,6 +41,12 @@ async def memory(here: Here) -> dict[str, Any]:
     return {**card["memory"], "model_bytes": card["bytes"]}
 
 
+@router.get("/models/latency", response_model=told.Latency)
+async def latency(request: Request, here: Here) -> Response:
+    """How long one forward of the current model takes over a batch of sample inputs, measured once."""
+    return await here.answer(request, "latency", {})
+
+
 @router.post("/models/switch", response_model=told.Switched)
 async def switch(here: Here, body: asked.ModelRequest) -> dict[str, Any]:
     """Load another model and make it the current one; waits until it is."""

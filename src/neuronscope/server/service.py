@@ -12,13 +12,14 @@ from fastapi.responses import JSONResponse, Response
 
 from neuronscope.server.atlas import Atlas
 from neuronscope.server.catalog import Catalog
+from neuronscope.server.histories import Histories
 from neuronscope.server.made import MadeModels
 from neuronscope.server.pool import Pool
 from neuronscope.server.problems import Problem
 from neuronscope.server.settings import Settings
 from neuronscope.server.store import Store
 
-CACHED = ("impact", "simulate", "importance", "batch", "metric", "neuron", "safe-set", "patterns")
+CACHED = ("impact", "simulate", "importance", "batch", "metric", "neuron", "safe-set", "patterns", "latency")
 """Jobs whose answer depends on nothing but the model's content and what was asked."""
 COUNTED = ("impact", "simulate", "batch")
 """Jobs that say what a removal does: these are what an export of `impact` holds."""
@@ -31,6 +32,7 @@ class Service:
         self.settings = settings
         self.store = Store(settings.folder / "neuronscope.sqlite")
         self.made = MadeModels(settings.folder)
+        self.histories = Histories(settings.history)
         self.catalog = Catalog(settings, self.made)
         self.pool = Pool(self.store, settings.folder, [settings.device], settings.max_queue)
         self._current: Atlas | None = None

@@ -61,6 +61,7 @@ class Session:
 
 LOOKING: Mapping[str, Callable[[Loaded, Params], Json]] = {
     "load-model": jobs_looking.load_model,
+    "latency": jobs_looking.latency,
     "patterns": jobs_looking.patterns,
     "impact": jobs_looking.impact,
     "simulate": jobs_looking.simulate,

@@ -19,6 +19,7 @@ class Settings:
         host, port: to listen on. Anything but loopback needs a `token`.
         token: what clients must send as `Authorization: Bearer …`.
         device: where models run; by default CUDA where there is one.
+        history: a file that `engine.save_neuron_history` wrote, or a folder of such; see `histories`.
     """
 
     model: str = "stdlib-gpt"
@@ -27,6 +28,7 @@ class Settings:
     port: int = 8765
     token: str | None = None
     device: str | None = None
+    history: Path | None = None
     max_body_bytes: int = 2_000_000
     max_texts: int = 64
     max_text_chars: int = 20_000

@@ -128,6 +128,15 @@ class Exported(Told):
     download: str
 
 
+class MadeHere(Told):
+    """Where a model comes from that was made here, and where its files are."""
+
+    title: str
+    base: str
+    report: str
+    download: str
+
+
 class ModelInfo(Told):
     """A model that can be loaded. What is not known before it is loaded is None."""
 
@@ -137,6 +146,7 @@ class ModelInfo(Told):
     hidden_size: int | None
     description: str
     recommended: bool
+    made: MadeHere | None = None
 
 
 class Models(Told):
@@ -161,6 +171,13 @@ class Memory(Told):
     device: str
     free_bytes: int | None
     model_bytes: int
+
+
+class Latency(Told):
+    """Median milliseconds of a forward, and the shape of what went in."""
+
+    latency_ms: float
+    input_shape: list[int] | None
 
 
 class Job(Told):
@@ -202,6 +219,28 @@ class Selections(Told):
     """The newest first."""
 
     selections: list[Selection]
+
+
+class Histories(Told):
+    """Names of training runs."""
+
+    histories: list[str]
+
+
+class History(Told):
+    """A training run. `dead` and `gone` count neurons by epoch and layer; events are (layer, neuron, epoch)."""
+
+    name: str
+    model: str
+    epochs: list[int]
+    loss: list[float | None]
+    accuracy: list[float | None]
+    layer_names: list[str]
+    layer_sizes: list[int]
+    dead: list[list[int]]
+    gone: list[list[int]]
+    deaths: list[tuple[str, int, int]]
+    revivals: list[tuple[str, int, int]]
 
 
 class Anything(Told):

@@ -2,42 +2,53 @@
 
 import { html, render, useEffect, useMemo, useState } from '/vendor/htm-preact.js';
 import { look, looked } from '/address.js';
-import { get, send } from '/api.js';
+import { get, job } from '/api.js';
 import { Compare } from '/compare.js';
 import { Jobs } from '/jobs.js';
+import { Models } from '/models.js';
 import { Neuron } from '/neuron.js';
-import { NeuronMap } from '/neuron_map.js';
+import { METRICS, NeuronMap } from '/neuron_map.js';
+import { Overview } from '/overview.js';
 import { Patterns } from '/patterns.js';
 import { Saved } from '/saved.js';
 import { Search } from '/search.js';
 import { Selection } from '/selection.js';
 import { firstText, Simulation } from '/simulation.js';
 import { Table } from '/table.js';
-import { megabytes, number, Problem } from '/words.js';
+import { Training } from '/training.js';
+import { megabytes, number, Problem, Working } from '/words.js';
 
 function Page() {
   const [card, setCard] = useState(null);
   const [models, setModels] = useState(null);
   const [problem, setProblem] = useState(null);
-  const load = () => Promise.all([get('/api/models/current').then(setCard), get('/api/models').then(setModels)])
-    .then(() => setProblem(null), setProblem);
+  const list = () => get('/api/models').then(setModels, setProblem);
+  const load = () => Promise.all([get('/api/models/current').then(setCard), list()]).then(() => setProblem(null), setProblem);
   useEffect(() => { load(); }, []);
-  const change = async name => {
-    setCard(null);
-    try { await send('POST', '/api/models/switch', { model_name: name }); } catch (error) { setProblem(error); }
-    look({ focus: null, selection: null, view: null });
-    await load();
+  const [working, setWorking] = useState(null);
+  const turnTo = async name => {
+    setProblem(null);
+    setWorking({ description: `loading ${name}`, share: null });
+    try {
+      await job('/api/models/load', { model_name: name }, { progress: setWorking });
+      look({ focus: null, selection: null, view: null });
+      await load();
+    } catch (error) { setProblem(error); }
+    setWorking(null);
   };
+  const made = models?.models[card?.name]?.made;
   return html`
     <header>
       <h1><img src="/icon.svg" alt="" width="28" height="28" /> NeuronScope</h1>
-      ${models && html`<label>Model <select value=${card?.name} onChange=${event => change(event.target.value)}>
+      ${models && html`<label>Model <select value=${card?.name} disabled=${Boolean(working)} onChange=${event => turnTo(event.target.value)}>
         ${Object.values(models.models).map(one => html`<option value=${one.name} title=${one.description}>${one.name}</option>`)}
       </select></label>`}
       ${card && html`<p class="facts">${card.class}, ${card.layers} layers, ${number(card.parameters)} parameters, ${megabytes(card.bytes)} on ${card.device}${card.memory?.free_bytes ? `, ${(card.memory.free_bytes / 1e9).toFixed(1)} GB free` : ''}</p>`}
+      ${made && html`<p class="facts">Made here from ${made.base}, which is as it was. <button onClick=${() => turnTo(made.base)} disabled=${Boolean(working)}>Go back to it</button></p>`}
+      <${Working} on=${working} />
     </header>
     <${Problem} error=${problem} />
-    ${card ? html`<${Bench} key=${card.fingerprint} card=${card} models=${models} changed=${load} />`
+    ${card ? html`<${Bench} key=${card.fingerprint} card=${card} models=${models} changed=${list} turnTo=${turnTo} />`
       : !problem && html`<main class="empty" role="status">Loading the model …</main>`}
   `;
 }
@@ -47,12 +58,13 @@ function firstFocus(selection) {
   return layer < selection.sizes.length && neuron < selection.sizes[layer] ? [layer, neuron] : null;
 }
 
-function Bench({ card, models, changed }) {
+function Bench({ card, models, changed, turnTo }) {
   const selection = useMemo(() => new Selection(card.layer_sizes), [card]);
   const [turn, setTurn] = useState(0);
   const [focus, setFocus] = useState(() => firstFocus(selection));
   const [values, setValues] = useState(null);
   const [text, setText] = useState(() => firstText(card));
+  const [metric, setMetric] = useState(() => looked('metric') in METRICS ? looked('metric') : 'magnitude');
   const edited = () => setTurn(turn => turn + 1);
   useEffect(() => { look({ focus: focus && focus.join('-') }); }, [focus]);
   useEffect(() => {
@@ -68,7 +80,7 @@ function Bench({ card, models, changed }) {
     addEventListener('keydown', keys);
     return () => removeEventListener('keydown', keys);
   }, [selection]);
-  const shared = { card, selection, turn, edited, focus, setFocus, values, setValues, text, setText, models, changed };
+  const shared = { card, selection, turn, edited, focus, setFocus, values, setValues, text, setText, metric, setMetric, models, changed, turnTo };
   return html`<main>
     <${NeuronMap} ...${shared} />
     <div class="side">
@@ -79,10 +91,13 @@ function Bench({ card, models, changed }) {
   </main>`;
 }
 
-const DRAWERS = { saved: ['Selections', Saved], table: ['Table', Table], search: ['Search', Search], compare: ['Compare', Compare], weights: ['Weights', Patterns], jobs: ['Jobs', Jobs], frozen: ['Frozen', Frozen] };
+const DRAWERS = {
+  overview: ['Overview', Overview], saved: ['Selections', Saved], table: ['Table', Table], search: ['Search', Search], models: ['Models', Models],
+  compare: ['Compare', Compare], weights: ['Weights', Patterns], training: ['Training', Training], jobs: ['Jobs', Jobs],
+};
 
 function Drawers(shared) {
-  const [open, setOpen] = useState(looked('open') in DRAWERS ? looked('open') : 'saved');
+  const [open, setOpen] = useState(looked('open') in DRAWERS ? looked('open') : 'overview');
   const show = name => { setOpen(name); look({ open: name }); };
   const keys = event => {
     const names = Object.keys(DRAWERS);
@@ -98,13 +113,6 @@ function Drawers(shared) {
       <button role="tab" id="tab-${name}" aria-selected=${name === open} aria-controls="drawer" tabindex=${name === open ? 0 : -1} onClick=${() => show(name)}>${title}</button>`)}</div>
     <div role="tabpanel" id="drawer" aria-labelledby="tab-${open}"><${Drawer} ...${shared} /></div>
   </div>`;
-}
-
-function Frozen({ card }) {
-  return html`<section aria-label="What stays as it is">
-    ${card.frozen.length ? html`<ul>${card.frozen.map(one => html`<li><code>${one.name}</code> (${number(one.size)}): ${one.reason}</li>`)}</ul>`
-      : html`<p class="empty">Every neuron that was found can be removed.</p>`}
-  </section>`;
 }
 
 const place = document.getElementById('page');

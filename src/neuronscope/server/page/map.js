@@ -4,6 +4,7 @@
 // deficiencies.
 const STOPS = ['00224e', '123570', '3b496c', '575d6d', '707173', '8a8678', 'a59c74', 'c3b369', 'e1cc55', 'fee838'];
 const CHOSEN = [213, 94, 0];
+const NOTHING = [128, 128, 128, 0]; // where no value is known, the page shows through
 
 const COLOURS = (() => {
   const stops = STOPS.map(hex => [0, 2, 4].map(at => parseInt(hex.slice(at, at + 2), 16)));
@@ -14,10 +15,23 @@ const COLOURS = (() => {
   });
 })();
 
+const SAMPLE = 65536;
+
+// Where colours begin and end: quantiles, of a sample where there are very many. NaN counts as nothing.
 export function scaleOf(values) {
-  const sorted = Float32Array.from(values).sort();
-  const at = share => sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))];
-  return { low: at(0.005), high: at(0.995), least: sorted[0], most: sorted[sorted.length - 1] };
+  let least = Infinity;
+  let most = -Infinity;
+  for (let index = 0; index < values.length; index++) {
+    if (values[index] < least) least = values[index];
+    if (values[index] > most) most = values[index];
+  }
+  if (least > most) return { low: 0, high: 0, least: 0, most: 0 };
+  const step = Math.max(1, Math.floor(values.length / SAMPLE));
+  const some = [];
+  for (let index = 0; index < values.length; index += step) if (!Number.isNaN(values[index])) some.push(values[index]);
+  const sorted = Float32Array.from(some).sort();
+  const at = share => sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))] ?? least;
+  return { low: at(0.005), high: at(0.995), least, most };
 }
 
 // `view` is the part of every row that is shown, from 0 to 1.
@@ -27,6 +41,7 @@ export function draw(canvas, selection, values, scale, cursor, view) {
   const image = context.createImageData(width, height);
   const pixels = new Uint32Array(image.data.buffer);
   const packed = COLOURS.map(([r, g, b]) => (255 << 24 | b << 16 | g << 8 | r) >>> 0);
+  const nothing = (NOTHING[3] << 24 | NOTHING[2] << 16 | NOTHING[1] << 8 | NOTHING[0]) >>> 0;
   const marked = (255 << 24 | CHOSEN[2] << 16 | CHOSEN[1] << 8 | CHOSEN[0]) >>> 0;
   const span = scale.high - scale.low || 1;
   const rows = selection.sizes.length;
@@ -47,7 +62,7 @@ export function draw(canvas, selection, values, scale, cursor, view) {
         marks |= chosen[start + neuron];
       }
       const level = Math.max(0, Math.min(255, Math.round((most - scale.low) / span * 255)));
-      line[x] = marks ? marked : packed[level];
+      line[x] = marks ? marked : most === -Infinity ? nothing : packed[level];
     }
     for (let y = top; y < bottom; y++) pixels.set(line, y * width);
   });

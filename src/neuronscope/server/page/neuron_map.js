@@ -4,8 +4,9 @@ import { html, useEffect, useMemo, useRef, useState } from '/vendor/htm-preact.j
 import { floats } from '/api.js';
 import { look, looked } from '/address.js';
 import { Histogram } from '/histogram.js';
-import { at, draw, moved, scaleOf, zoomed } from '/map.js';
-import { sortedByLayer } from '/selection.js';
+import { rectangle, useBrush } from '/brush.js';
+import { sortedValues } from '/in_order.js';
+import { draw, moved, scaleOf, zoomed } from '/map.js';
 import { number, Problem } from '/words.js';
 
 export const METRICS = {
@@ -24,14 +25,16 @@ function firstView() {
   return from >= 0 && to <= 1 && from < to ? { from, to } : WHOLE;
 }
 
-export function NeuronMap({ card, selection, turn, edited, focus, setFocus, values, setValues }) {
+export function NeuronMap({ card, selection, turn, edited, focus, setFocus, values, setValues, metric, setMetric }) {
   const canvas = useRef(null);
-  const [metric, setMetric] = useState(looked('metric') in METRICS ? looked('metric') : 'magnitude');
   const [view, setView] = useState(firstView);
   const [share, setShare] = useState(0);
   const [problem, setProblem] = useState(null);
   const [over, setOver] = useState(null);
-  const pressed = useRef(null);
+  const [whole, setWhole] = useState(false);
+  const [free, setFree] = useState(false);
+  const [corner, setCorner] = useState(null);
+  const [sorted, setSorted] = useState(null);
   useEffect(() => {
     let current = true;
     setValues(null);
@@ -43,7 +46,13 @@ export function NeuronMap({ card, selection, turn, edited, focus, setFocus, valu
   }, [metric, card]);
   useEffect(() => { look({ view: view.from === 0 && view.to === 1 ? null : `${view.from.toFixed(4)}-${view.to.toFixed(4)}` }); }, [view]);
   const scale = useMemo(() => values && scaleOf(values), [values]);
-  const sorted = useMemo(() => values && sortedByLayer(selection, values), [values]);
+  const counts = useMemo(() => selection.sizes.map((_, layer) => selection.inLayer(layer)), [selection, turn]);
+  useEffect(() => {
+    let current = true;
+    setSorted(null);
+    if (values) sortedValues(values, selection.sizes).then(found => { if (current) setSorted(found); });
+    return () => { current = false; };
+  }, [values]);
   useEffect(() => {
     if (!values) return undefined;
     const paint = () => {
@@ -72,24 +81,7 @@ export function NeuronMap({ card, selection, turn, edited, focus, setFocus, valu
     place.addEventListener('wheel', wheel, { passive: false });
     return () => place.removeEventListener('wheel', wheel);
   }, []);
-  const brush = event => {
-    const [fromLayer, fromNeuron] = pressed.current;
-    const [toLayer, toNeuron] = at(canvas.current, selection, event.clientX, event.clientY, view);
-    const remove = event.shiftKey;
-    const single = fromLayer === toLayer && fromNeuron === toNeuron;
-    selection.edit(next => {
-      for (let layer = Math.min(fromLayer, toLayer); layer <= Math.max(fromLayer, toLayer); layer++) {
-        const size = selection.sizes[layer];
-        const ends = [fromNeuron / selection.sizes[fromLayer], toNeuron / selection.sizes[toLayer]].map(share => Math.floor(share * size));
-        for (let neuron = Math.min(...ends); neuron <= Math.min(size - 1, Math.max(...ends)); neuron++) {
-          const place = selection.starts[layer] + neuron;
-          next[place] = single ? 1 - next[place] : remove ? 0 : 1;
-        }
-      }
-    });
-    setFocus([toLayer, toNeuron]);
-    edited();
-  };
+  const { handlers, drawn } = useBrush({ canvas, selection, view, free, edited, setFocus, setOver });
   const keys = event => {
     const [layer, neuron] = focus ?? [0, 0];
     const moves = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
@@ -102,7 +94,11 @@ export function NeuronMap({ card, selection, turn, edited, focus, setFocus, valu
       selection.edit(chosen => { chosen[selection.starts[layer] + neuron] ^= 1; });
       setFocus([layer, neuron]);
       edited();
-    } else if (event.key === '+' || event.key === '=') setView(zoomed(view, 0.5, middle));
+    } else if (event.key === 'x') {
+      if (corner) { rectangle(selection, corner, [layer, neuron], 1); edited(); }
+      setCorner(corner ? null : [layer, neuron]);
+    } else if (event.key === 'Escape') setCorner(null);
+    else if (event.key === '+' || event.key === '=') setView(zoomed(view, 0.5, middle));
     else if (event.key === '-') setView(zoomed(view, 2, middle));
     else if (event.key === '0') setView(WHOLE);
     else return;
@@ -115,10 +111,10 @@ export function NeuronMap({ card, selection, turn, edited, focus, setFocus, valu
     if (place < view.from) setView(moved(view, (place - view.from) / (view.to - view.from) - 0.1));
     if (place > view.to) setView(moved(view, (place - view.to) / (view.to - view.from) + 0.1));
   }, [focus]);
-  const slide = event => {
-    const wanted = Number(event.target.value);
+  const lowest = (wanted, together) => {
     setShare(wanted);
-    selection.lowest(values, sorted, wanted / 100);
+    setWhole(together);
+    selection.lowest(values, sorted, wanted / 100, together);
     edited();
   };
   const closer = factor => view => zoomed(view, factor, (view.from + view.to) / 2);
@@ -131,7 +127,11 @@ export function NeuronMap({ card, selection, turn, edited, focus, setFocus, valu
         ${Object.entries(METRICS).map(([name, title]) => html`<option value=${name}>${title}</option>`)}
       </select></label>
       <label>Choose the lowest <output>${share} %</output>
-        <input type="range" min="0" max="90" step="1" value=${share} disabled=${!values} onInput=${slide} aria-label="Choose the lowest per cent of each layer" /></label>
+        <input type="range" min="0" max="90" step="1" value=${share} disabled=${!sorted} onInput=${event => lowest(Number(event.target.value), whole)} aria-label="Choose the lowest per cent" /></label>
+      <label>of <select value=${whole ? 'model' : 'layer'} disabled=${!sorted} onChange=${event => lowest(share, event.target.value === 'model')}>
+        <option value="layer">each layer</option><option value="model">the whole model</option></select></label>
+      <label>Drag <select value=${free ? 'shape' : 'rectangle'} onChange=${event => setFree(event.target.value === 'shape')}>
+        <option value="rectangle">a rectangle</option><option value="shape">a free shape</option></select></label>
       <span class="buttons">
         <button onClick=${() => { selection.undo(); edited(); }} disabled=${!selection.past.length}>Undo</button>
         <button onClick=${() => { selection.redo(); edited(); }} disabled=${!selection.future.length}>Redo</button>
@@ -148,20 +148,18 @@ export function NeuronMap({ card, selection, turn, edited, focus, setFocus, valu
     <${Problem} error=${problem} />
     <div class="plot">
       <div class="layers" aria-hidden="true">${selection.sizes.map((_, layer) => html`<span>${layer % every ? '' : layer}</span>`)}</div>
-      <canvas ref=${canvas} tabindex="0" role="application" class=${values ? '' : 'waiting'}
-        aria-label="Neurons by layer. Arrow keys move, space chooses, shift and an arrow moves by 16, plus and minus zoom, 0 shows all."
-        onPointerDown=${event => { pressed.current = at(canvas.current, selection, event.clientX, event.clientY, view); canvas.current.setPointerCapture(event.pointerId); }}
-        onPointerUp=${event => { if (pressed.current) brush(event); pressed.current = null; }}
-        onPointerMove=${event => setOver(at(canvas.current, selection, event.clientX, event.clientY, view))}
-        onPointerLeave=${() => setOver(null)} onKeyDown=${keys}></canvas>
-      <div class="bars" aria-hidden="true">${selection.sizes.map((size, layer) => html`<span title="layer ${layer}: ${selection.inLayer(layer)} of ${size} chosen"><i style=${{ width: `${100 * selection.inLayer(layer) / size}%` }}></i></span>`)}</div>
+      <div class="canvas"><canvas ref=${canvas} tabindex="0" role="application" class=${values ? '' : 'waiting'}
+        aria-label="Neurons by layer. Arrow keys move, space chooses, shift and an arrow moves by 16, x begins a rectangle and ends it, plus and minus zoom, 0 shows all."
+        ...${handlers} onKeyDown=${keys}></canvas>
+      ${drawn}</div>
+      <div class="bars" aria-hidden="true">${selection.sizes.map((size, layer) => html`<span title="layer ${layer}: ${counts[layer]} of ${size} chosen"><i style=${{ width: `${100 * counts[layer] / size}%` }}></i></span>`)}</div>
     </div>
     <div class="row legend">
       <span class="ramp" aria-hidden="true"></span>
       <span>${scale ? `${number(scale.low)} to ${number(scale.high)}` : problem ? '' : 'working …'}</span>
       <span class="mark" aria-hidden="true"></span><span>chosen</span>
       <span class="where" role="status">${shown && values
-        ? `layer ${shown[0]}, neuron ${shown[1]}: ${number(values[selection.starts[shown[0]] + shown[1]])}` : 'Click, or drag over neurons; with shift to take them out again.'}</span>
+        ? `layer ${shown[0]}, neuron ${shown[1]}: ${number(values[selection.starts[shown[0]] + shown[1]])}` : 'Click, or drag over neurons; with shift to take them out again.'}${corner ? ` A rectangle begins at layer ${corner[0]}, neuron ${corner[1]}: x ends it, Escape drops it.` : ''}</span>
     </div>
     ${values && html`<${Histogram} values=${values} scale=${scale} selection=${selection} turn=${turn}
       choose=${limit => { selection.below(values, limit); edited(); }} />`}

@@ -40,7 +40,7 @@ export class Selection {
     for (let at = 0; at < next.length && !differs; at++) differs = next[at] !== this.chosen[at];
     if (!differs) return;
     this.past.push(this.chosen);
-    if (this.past.length > 100) this.past.shift();
+    if (this.past.length > Math.max(5, Math.min(100, 64e6 / this.total))) this.past.shift();
     this.future = [];
     this.now(next);
   }
@@ -70,16 +70,17 @@ export class Selection {
     });
   }
 
-  // The given share of every layer with the lowest values; of equal ones the first. `sorted` holds the values of each
-  // layer in order.
-  lowest(values, sorted, share) {
+  // The given share of every layer with the lowest values, or of all layers together (`whole`); of equal ones the
+  // first. `sorted` is what in_order.js gives.
+  lowest(values, sorted, share, whole) {
     this.edit(next => {
       next.fill(0);
-      this.sizes.forEach((size, layer) => {
+      const parts = whole ? [[0, this.total]] : this.sizes.map((size, layer) => [this.starts[layer], size]);
+      const inOrder = whole ? sorted.whole : sorted.byLayer;
+      for (const [start, size] of parts) {
         const wanted = Math.floor(size * share + 1e-9);
-        if (!wanted) return;
-        const start = this.starts[layer];
-        const limit = sorted[layer][wanted - 1];
+        if (!wanted) continue;
+        const limit = inOrder[start + wanted - 1];
         let left = wanted;
         for (let at = start; at < start + size; at++) {
           if (values[at] < limit) { next[at] = 1; left -= 1; }
@@ -87,7 +88,7 @@ export class Selection {
         for (let at = start; at < start + size && left > 0; at++) {
           if (values[at] === limit) { next[at] = 1; left -= 1; }
         }
-      });
+      }
     });
   }
 
@@ -97,8 +98,4 @@ export class Selection {
       for (let at = 0; at < next.length; at++) next[at] = values[at] < limit ? 1 : 0;
     });
   }
-}
-
-export function sortedByLayer(selection, values) {
-  return selection.sizes.map((size, layer) => values.slice(selection.starts[layer], selection.starts[layer] + size).sort());
 }

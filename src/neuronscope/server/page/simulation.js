@@ -9,12 +9,13 @@ const FIRST = 'import os\nimport sys\n\ndef main(argv):\n    path = os.path.join
 
 export const textsOf = text => text.split(/\n\s*\n\s*\n/).filter(part => part.trim());
 
-export function Simulation({ card, selection, turn, edited, changed, text, setText }) {
+export function Simulation({ card, selection, turn, edited, changed, turnTo, text, setText }) {
   const [ablation, setAblation] = useState('zero');
   const [found, setFound] = useState(null);
   const [working, setWorking] = useState(null);
   const [problem, setProblem] = useState(null);
   const [made, setMade] = useState(null);
+  const [name, setName] = useState('');
   const [firstOrder, setFirstOrder] = useState(null);
   const asked = useRef(false);
   const count = selection.count;
@@ -56,7 +57,7 @@ export function Simulation({ card, selection, turn, edited, changed, text, setTe
   const apply = async () => {
     setWorking({ description: 'removing, repairing, verifying', share: null });
     try {
-      setMade(await job('/api/pruning/apply', { neurons: selection.pairs(), effort: 'low' }, { progress: setWorking }));
+      setMade(await job('/api/pruning/apply', { neurons: selection.pairs(), effort: 'low', ...(name.trim() && { name }) }, { progress: setWorking }));
       changed();
     } catch (error) { setProblem(error); }
     setWorking(null);
@@ -68,7 +69,7 @@ export function Simulation({ card, selection, turn, edited, changed, text, setTe
   }
   const metrics = found?.metrics;
   return html`<section aria-label="Without the chosen neurons">
-    <h2>Without ${number(count)} of them</h2>
+    <h2>${count ? `Without ${number(count)} of them` : 'What if some were gone?'}</h2>
     <${Problem} error=${problem} />
     ${!count && html`<p class="empty">Choose neurons on the map, and see at once what the model says without them.</p>`}
     ${estimate !== null && html`<p class="estimate">First-order estimate: the loss moves by at most ${number(estimate)} nats. The exact value follows.</p>`}
@@ -94,10 +95,13 @@ export function Simulation({ card, selection, turn, edited, changed, text, setTe
         <option value="zero">nothing</option><option value="mean">their mean</option><option value="repaired">what the others tell</option>
       </select></label>
       <button onClick=${suggest} disabled=${Boolean(working)}>Choose the largest safe set</button>
+    </div>
+    <div class="row">
+      <label>Name <input value=${name} maxlength="200" placeholder="of the smaller model" onInput=${event => setName(event.target.value)} /></label>
       <button class="main" onClick=${apply} disabled=${!count || Boolean(working)}>Make the smaller model</button>
     </div>
     ${made && html`<p class="made" role="status">Made, ${made.verification.passed} of ${made.verification.total} checks passed:
-      <a href=${made.download}>download</a>, <a href=${made.report} target="_blank" rel="noopener">report</a>. The model here is as it was; the new one is in the list of models.</p>`}
+      <a href=${made.download}>download</a>, <a href=${made.report} target="_blank" rel="noopener">report</a>, <button class="link" onClick=${() => turnTo(made.model_name)}>look at it</button>. The model here is as it was; the new one is under Models, to be fine-tuned too.</p>`}
     ${card.reads === 'texts' && html`<label class="block">Texts to try it with (two empty lines between them)
       <textarea rows="5" spellcheck="false" value=${text} onInput=${event => setText(event.target.value)}></textarea></label>`}
   </section>`;

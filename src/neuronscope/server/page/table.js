@@ -1,26 +1,38 @@
 // All neurons as rows: sorted, filtered, and only those in sight are drawn.
 
-import { html, useMemo, useState } from '/vendor/htm-preact.js';
+import { html, useEffect, useState } from '/vendor/htm-preact.js';
+import { sortedRows } from '/in_order.js';
 import { number } from '/words.js';
 
 const ROW = 28;
 const SEEN = 14;
+
+const TALLEST = 16e6; // pixels: browsers end not far beyond
+
+function filtered(selection, values, layer, only) {
+  if (!values) return new Uint32Array();
+  const from = layer === '' ? 0 : selection.starts[Number(layer)];
+  const to = layer === '' ? selection.total : from + selection.sizes[Number(layer)];
+  const found = new Uint32Array(to - from);
+  let count = 0;
+  for (let at = from; at < to; at++) if (only === 'all' || Boolean(selection.chosen[at]) === (only === 'chosen')) found[count++] = at;
+  return found.slice(0, count);
+}
 
 export function Table({ selection, values, turn, edited, setFocus }) {
   const [order, setOrder] = useState('lowest');
   const [layer, setLayer] = useState('');
   const [only, setOnly] = useState('all');
   const [top, setTop] = useState(0);
-  const rows = useMemo(() => {
-    if (!values) return new Uint32Array();
-    const from = layer === '' ? 0 : selection.starts[layer];
-    const to = layer === '' ? selection.total : from + selection.sizes[layer];
-    const kept = [];
-    for (let at = from; at < to; at++) if (only === 'all' || Boolean(selection.chosen[at]) === (only === 'chosen')) kept.push(at);
-    const found = Uint32Array.from(kept);
-    if (order === 'lowest') found.sort((a, b) => values[a] - values[b] || a - b);
-    if (order === 'highest') found.sort((a, b) => values[b] - values[a] || a - b);
-    return found;
+  const [rows, setRows] = useState(new Uint32Array());
+  const [sorting, setSorting] = useState(false);
+  useEffect(() => {
+    let current = true;
+    const kept = filtered(selection, values, layer, only);
+    if (order === 'place' || !kept.length) { setRows(kept); setSorting(false); return undefined; }
+    setSorting(true);
+    sortedRows(kept, values, order).then(found => { if (current) { setRows(found); setSorting(false); } });
+    return () => { current = false; };
   }, [values, order, layer, only, only === 'all' ? 0 : turn]);
   const place = at => {
     let low = 0;
@@ -36,7 +48,9 @@ export function Table({ selection, values, turn, edited, setFocus }) {
     const [wantedLayer, wanted] = new FormData(event.target).get('place').split(/[^0-9]+/).filter(Boolean).map(Number);
     if (wantedLayer < selection.sizes.length && wanted < selection.sizes[wantedLayer]) setFocus([wantedLayer, wanted]);
   };
-  const first = Math.min(Math.floor(top / ROW), Math.max(0, rows.length - SEEN));
+  const tall = Math.min(TALLEST, rows.length * ROW);
+  const last = Math.max(0, rows.length - SEEN);
+  const first = Math.min(last, Math.floor(tall < TALLEST ? top / ROW : top / (tall - SEEN * ROW) * last));
   return html`<section aria-label="Table of neurons">
     <div class="row">
       <label>Order <select value=${order} onChange=${event => setOrder(event.target.value)}>
@@ -46,11 +60,11 @@ export function Table({ selection, values, turn, edited, setFocus }) {
       <label>Show <select value=${only} onChange=${event => setOnly(event.target.value)}>
         <option value="all">all</option><option value="chosen">the chosen</option><option value="kept">the others</option></select></label>
       <form class="row" onSubmit=${jump}><label>Go to <input name="place" size="8" placeholder="3, 17" aria-label="Layer and neuron to go to" /></label><button>Go</button></form>
-      <span role="status">${number(rows.length)} neurons</span>
+      <span role="status">${sorting ? 'sorting …' : `${number(rows.length)} neurons`}</span>
     </div>
     <div class="rows" tabindex="0" role="region" aria-label="Neurons in order" onScroll=${event => setTop(event.target.scrollTop)}>
-      <div class="all" style=${{ height: `${rows.length * ROW}px` }}>
-        <table style=${{ transform: `translateY(${first * ROW}px)` }}>
+      <div class="all" style=${{ height: `${tall}px` }}>
+        <table style=${{ transform: `translateY(${tall < TALLEST ? first * ROW : Math.min(top, tall - SEEN * ROW)}px)` }}>
           <thead class="unseen"><tr><th scope="col">chosen</th><th scope="col">neuron</th><th scope="col">value</th></tr></thead>
           <tbody>${Array.from(rows.subarray(first, first + SEEN + 1), at => {
             const [own, neuron] = place(at);
