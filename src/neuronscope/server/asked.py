@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StringConstraints
+import numpy as np
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, StringConstraints
 
 from neuronscope.server.settings import Settings
 
@@ -14,7 +17,22 @@ Index = Annotated[StrictInt, Field(ge=0, le=2**31 - 1)]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=_LIMITS.max_text_chars)]
 Texts = Annotated[list[Text], Field(max_length=_LIMITS.max_texts)]
 Pair = Annotated[list[Index], Field(min_length=2, max_length=2)]
-Pairs = Annotated[list[Pair], Field(max_length=2_000_000)]
+
+
+def _pairs(given: object) -> object:
+    """(layer, neuron) pairs from the bits of each layer (base 64, the lowest bit first), where these were sent."""
+    if not isinstance(given, list) or not given or not all(isinstance(layer, str) for layer in given):
+        return given
+    try:
+        layers = [np.frombuffer(base64.b64decode(layer, validate=True), np.uint8) for layer in given]
+    except binascii.Error as error:
+        raise ValueError("The bits of a layer are not base 64.") from error
+    chosen = [np.flatnonzero(np.unpackbits(bits, bitorder="little")).tolist() for bits in layers]
+    return [[layer, neuron] for layer, neurons in enumerate(chosen) for neuron in neurons]
+
+
+Pairs = Annotated[list[Pair], Field(max_length=2_000_000), BeforeValidator(_pairs)]
+"""(layer, neuron) pairs, or for every layer its neurons as bits in base 64, the lowest bit first."""
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")]
 AblationName = Literal["zero", "mean", "repaired"]
 Share = Annotated[float, Field(gt=0, lt=1)]

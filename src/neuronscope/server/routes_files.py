@@ -18,11 +18,11 @@ from neuronscope.server import asked, told
 from neuronscope.server.guard import REPORT_POLICY
 from neuronscope.server.made import PREFIX, Made
 from neuronscope.server.problems import Problem
-from neuronscope.server.service import COUNTED, Service, service_of
+from neuronscope.server.service import COUNTED, Service, same_model, service_of
 from neuronscope.tables import write_table
 from tracker.files import atomic_path
 
-router = APIRouter(prefix="/api", tags=["files"])
+router = APIRouter(prefix="/api", tags=["files"], dependencies=[Depends(same_model)])
 
 Here = Annotated[Service, Depends(service_of)]
 

@@ -13,9 +13,9 @@ from fastapi.responses import Response
 from neuronscope.server import asked, told
 from neuronscope.server.atlas import METRICS
 from neuronscope.server.problems import Problem
-from neuronscope.server.service import Service, accepted, service_of
+from neuronscope.server.service import Service, accepted, same_model, service_of
 
-router = APIRouter(prefix="/api", tags=["pruning"])
+router = APIRouter(prefix="/api", tags=["pruning"], dependencies=[Depends(same_model)])
 
 Here = Annotated[Service, Depends(service_of)]
 Threshold = Annotated[float, Query(ge=0, le=100, allow_inf_nan=False, description="Per cent of each layer to flag.")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -17,10 +16,11 @@ from neuronscope.server.made import MadeModels
 from neuronscope.server.pool import Pool
 from neuronscope.server.problems import Problem
 from neuronscope.server.settings import Settings
-from neuronscope.server.store import Store
+from neuronscope.server.store import OVER, Store
 
 CACHED = ("impact", "simulate", "importance", "batch", "metric", "neuron", "safe-set", "patterns", "latency")
 """Jobs whose answer depends on nothing but the model's content and what was asked."""
+MODEL_HEADER = "X-Model"
 COUNTED = ("impact", "simulate", "batch")
 """Jobs that say what a removal does: these are what an export of `impact` holds."""
 
@@ -36,7 +36,7 @@ class Service:
         self.catalog = Catalog(settings, self.made)
         self.pool = Pool(self.store, settings.folder, [settings.device], settings.max_queue)
         self._current: Atlas | None = None
-        self._following: set[asyncio.Task[None]] = set()
+        self._followed: str | None = None
         self._loading = self.pool.submit("load-model", {}, settings.model, None)
 
     def close(self) -> None:
@@ -46,10 +46,12 @@ class Service:
     @property
     def current_name(self) -> str:
         """The model that is current, or is being loaded as the first one."""
+        self._settle()
         return self._current.name if self._current is not None else self.settings.model
 
     async def atlas(self) -> Atlas:
         """The current model; waits for the first one to be loaded. Raises `Problem` where that failed."""
+        self._settle()
         if self._current is None:
             job = await self.pool.wait(self._loading)
             if self._current is None:
@@ -63,21 +65,22 @@ class Service:
         return self._current
 
     def follow(self, job: str) -> None:
-        """When this job of loading is done, its model is the current one."""
+        """As soon as this job of loading is done, its model is the current one."""
+        self._followed = job
 
-        async def take() -> None:
-            found = await self.pool.wait(job)
+    def _settle(self) -> None:
+        """Take the model of the job that is followed, where it is done: whoever saw it end must find the model here."""
+        found = None if self._followed is None else self.store.job(self._followed)
+        if found is not None and found["state"] in OVER:
+            self._followed = None
             if found["state"] == "done":
                 self._current = self._atlas_of(found)
-
-        task = asyncio.create_task(take())
-        self._following.add(task)
-        task.add_done_callback(self._following.discard)
 
     async def answer(
         self, request: Request, kind: str, params: Mapping[str, Any], model: str | None = None
     ) -> Response:
         """Run a job and answer with its result; with `Prefer: respond-async`, at once with 202 and where it is."""
+        _meant(request, await self.atlas())
         job = await self.submit(kind, params)
         if "respond-async" in request.headers.get("prefer", ""):
             return accepted(self.seen(job))
@@ -111,6 +114,25 @@ class Service:
         atlas = Atlas(json.loads(self.result_of(job)))
         self.catalog.learn(atlas.card)
         return atlas
+
+
+async def same_model(request: Request) -> None:
+    """Raise `Problem` 409 where the client means another model than the current one; see `_meant`."""
+    _meant(request, await service_of(request).atlas())
+
+
+def _meant(request: Request, atlas: Atlas) -> None:
+    """Another client may have turned to another model meanwhile, and neurons of two models share their numbers: who
+    says which model is meant (the header `X-Model`, a fingerprint) is answered about that one, or not at all.
+    """
+    meant = request.headers.get(MODEL_HEADER)
+    if meant is not None and meant != atlas.fingerprint:
+        raise Problem(
+            409,
+            f"The server has turned to another model: {atlas.name}.",
+            "Look at that one, or load this one again.",
+            **{MODEL_HEADER: atlas.fingerprint},
+        )
 
 
 def accepted(job: Mapping[str, Any]) -> JSONResponse:

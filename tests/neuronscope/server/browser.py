@@ -18,12 +18,17 @@ def opened(**options: Any) -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS.split())
-        page = browser.new_page(**options)
-        page.set_default_timeout(150_000)  # the first model loads for a while where much else runs
-        page.said = []
-        page.on("console", lambda message: page.said.append(message.text))
-        page.on("pageerror", lambda error: page.said.append(str(error)))
         try:
-            yield page
+            yield tab(browser.new_context(**options))
         finally:
             browser.close()
+
+
+def tab(context: Any) -> Any:
+    """A page of a browser's context; what its console and its scripts complain about is in `said`."""
+    page = context.new_page()
+    page.set_default_timeout(150_000)  # the first model loads for a while where much else runs
+    page.said = []
+    page.on("console", lambda message: page.said.append(message.text))
+    page.on("pageerror", lambda error: page.said.append(str(error)))
+    return page

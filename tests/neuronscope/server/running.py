@@ -14,11 +14,14 @@ from neuronscope.server import Settings, create_app
 
 
 @contextmanager
-def running(folder: Path, model: str = "stdlib-gpt", **options: object) -> Iterator[httpx.Client]:
+def running(
+    folder: Path, model: str = "stdlib-gpt", port: int | None = None, **options: object
+) -> Iterator[httpx.Client]:
     """A client of a fresh server; `client.base_url` says where it listens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    if port is None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
     app = create_app(Settings(model=model, folder=folder, port=port, **options))  # type: ignore[arg-type]
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)

@@ -2,7 +2,7 @@
 
 import { html, render, useEffect, useMemo, useState } from '/vendor/htm-preact.js';
 import { look, looked } from '/address.js';
-import { get, job } from '/api.js';
+import { about, get, job } from '/api.js';
 import { Compare } from '/compare.js';
 import { Jobs } from '/jobs.js';
 import { Models } from '/models.js';
@@ -23,9 +23,16 @@ function Page() {
   const [models, setModels] = useState(null);
   const [problem, setProblem] = useState(null);
   const list = () => get('/api/models').then(setModels, setProblem);
-  const load = () => Promise.all([get('/api/models/current').then(setCard), list()]).then(() => setProblem(null), setProblem);
+  const load = () => Promise.all([get('/api/models/current').then(found => { about(found); setCard(found); setOther(false); }), list()]).then(() => setProblem(null), setProblem);
   useEffect(() => { load(); }, []);
   const [working, setWorking] = useState(null);
+  const [gone, setGone] = useState(false);
+  const [other, setOther] = useState(false);
+  useEffect(() => {
+    const heard = { unreachable: () => setGone(true), reachable: () => { setGone(false); list(); }, 'other-model': () => setOther(true) };
+    for (const [name, act] of Object.entries(heard)) addEventListener(name, act);
+    return () => { for (const [name, act] of Object.entries(heard)) removeEventListener(name, act); };
+  }, []);
   const turnTo = async name => {
     setProblem(null);
     setWorking({ description: `loading ${name}`, share: null });
@@ -47,9 +54,12 @@ function Page() {
       ${made && html`<p class="facts">Made here from ${made.base}, which is as it was. <button onClick=${() => turnTo(made.base)} disabled=${Boolean(working)}>Go back to it</button></p>`}
       <${Working} on=${working} />
     </header>
-    <${Problem} error=${problem} />
+    ${gone && html`<div class="problem" role="alert"><b>The server does not answer.</b> What is chosen here is kept; the page goes on as soon as it is back.</div>`}
+    ${other && html`<div class="problem" role="alert"><b>The server has turned to another model</b>, from another page perhaps. <button onClick=${load}>Look at that one</button> <button onClick=${() => turnTo(card.name)}>Load ${card.name} again</button></div>`}
+    ${!gone && html`<${Problem} error=${problem} />`}
     ${card ? html`<${Bench} key=${card.fingerprint} card=${card} models=${models} changed=${list} turnTo=${turnTo} />`
-      : !problem && html`<main class="empty" role="status">Loading the model …</main>`}
+      : problem ? html`<main class="empty"><button class="main" onClick=${load}>Try again</button></main>`
+        : html`<main class="empty" role="status">Loading the model …</main>`}
   `;
 }
 
@@ -59,7 +69,7 @@ function firstFocus(selection) {
 }
 
 function Bench({ card, models, changed, turnTo }) {
-  const selection = useMemo(() => new Selection(card.layer_sizes), [card]);
+  const selection = useMemo(() => new Selection(card.layer_sizes), []); // another model is another Bench
   const [turn, setTurn] = useState(0);
   const [focus, setFocus] = useState(() => firstFocus(selection));
   const [values, setValues] = useState(null);
@@ -67,6 +77,10 @@ function Bench({ card, models, changed, turnTo }) {
   const [metric, setMetric] = useState(() => looked('metric') in METRICS ? looked('metric') : 'magnitude');
   const edited = () => setTurn(turn => turn + 1);
   useEffect(() => { look({ focus: focus && focus.join('-') }); }, [focus]);
+  useEffect(() => { // what could not be asked is asked now
+    addEventListener('reachable', edited);
+    return () => removeEventListener('reachable', edited);
+  }, []);
   useEffect(() => {
     const keys = event => {
       if (!(event.ctrlKey || event.metaKey) || event.target.matches('textarea, input')) return;

@@ -28,7 +28,7 @@ export function Saved({ selection, card, edited, text }) {
   const save = event => {
     event.preventDefault();
     tried(async () => {
-      await send('POST', '/api/selections', { name, neurons: selection.pairs() });
+      await send('POST', '/api/selections', { name, neurons: selection.sent() });
       setName('');
     });
   };

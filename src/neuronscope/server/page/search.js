@@ -1,29 +1,39 @@
 // The search for a smaller model: its Pareto front, each point of which can become the selection.
 
-import { html, useState } from '/vendor/htm-preact.js';
-import { job } from '/api.js';
+import { html, useEffect, useState } from '/vendor/htm-preact.js';
+import { follow, get, job } from '/api.js';
 import { number, percent, Problem, Working } from '/words.js';
 
 // The search makes its metric larger; losses and distances are shown as people know them.
 const shown = (metric, value) => number(['loss', 'distance'].includes(metric) ? -value : value);
 
-export function Search({ selection, edited }) {
+export function Search({ card, selection, edited }) {
   const [goal, setGoal] = useState('tolerance');
   const [amount, setAmount] = useState('0.05');
   const [found, setFound] = useState(null);
   const [working, setWorking] = useState(null);
   const [problem, setProblem] = useState(null);
   const [taken, setTaken] = useState(null);
-  const start = async event => {
-    event.preventDefault();
+  const shows = async search => {
     setProblem(null);
     setFound(null);
+    setTaken(null);
     setWorking({ description: 'starting', share: null });
-    const value = Number(amount);
-    try {
-      setFound(await job('/api/pruning/optimize', goal === 'tolerance' ? { tolerance: value } : { target: { [goal]: value } }, { progress: setWorking }));
-    } catch (error) { setProblem(error); }
+    try { setFound(await search); } catch (error) { setProblem(error); }
     setWorking(null);
+  };
+  useEffect(() => { // a search goes on without the page: the last one is taken up again
+    let current = true;
+    get('/api/jobs').then(({ jobs }) => {
+      const last = jobs.find(one => one.kind === 'optimize' && one.model === card.name && ['queued', 'running', 'done'].includes(one.state));
+      if (last && current) shows(follow(last.id, { progress: setWorking }));
+    }, () => {});
+    return () => { current = false; };
+  }, []);
+  const start = event => {
+    event.preventDefault();
+    const value = Number(amount);
+    shows(job('/api/pruning/optimize', goal === 'tolerance' ? { tolerance: value } : { target: { [goal]: value } }, { progress: setWorking }));
   };
   const take = index => { selection.put(found.front[index].neurons); setTaken(index); edited(); };
   return html`<section aria-label="Search">

@@ -1,5 +1,7 @@
 // Which neurons are chosen: a byte for each, in order, with undo and redo.
 
+const MANY = 10_000;
+
 export class Selection {
   constructor(sizes) {
     this.sizes = sizes;
@@ -23,6 +25,18 @@ export class Selection {
       }
     });
     return found;
+  }
+
+  // For the server: pairs, or, where there are many, the bits of each layer in base 64.
+  sent() {
+    if (this.count < MANY) return this.pairs();
+    return this.sizes.map((size, layer) => {
+      const bits = new Uint8Array(Math.ceil(size / 8));
+      for (let neuron = 0; neuron < size; neuron++) bits[neuron >> 3] |= this.chosen[this.starts[layer] + neuron] << (neuron & 7);
+      let text = '';
+      for (const byte of bits) text += String.fromCharCode(byte);
+      return btoa(text);
+    });
   }
 
   // How many of a layer are chosen.

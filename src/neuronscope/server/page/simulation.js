@@ -32,7 +32,7 @@ export function Simulation({ card, selection, turn, edited, changed, turnTo, tex
     const stop = new AbortController();
     setWorking({ description: 'waiting', share: null });
     const timer = setTimeout(async () => {
-      const body = { neurons: selection.pairs(), ablation, continuations: card.writes ? 16 : 0 };
+      const body = { neurons: selection.sent(), ablation, continuations: card.writes ? 16 : 0 };
       if (text.trim()) body.input_texts = textsOf(text);
       try {
         const result = await job('/api/pruning/simulate', body, { signal: stop.signal, progress: setWorking });
@@ -57,7 +57,7 @@ export function Simulation({ card, selection, turn, edited, changed, turnTo, tex
   const apply = async () => {
     setWorking({ description: 'removing, repairing, verifying', share: null });
     try {
-      setMade(await job('/api/pruning/apply', { neurons: selection.pairs(), effort: 'low', ...(name.trim() && { name }) }, { progress: setWorking }));
+      setMade(await job('/api/pruning/apply', { neurons: selection.sent(), effort: 'low', ...(name.trim() && { name }) }, { progress: setWorking }));
       changed();
     } catch (error) { setProblem(error); }
     setWorking(null);
