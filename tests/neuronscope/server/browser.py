@@ -27,7 +27,7 @@ def opened(**options: Any) -> Iterator[Any]:
 def tab(context: Any) -> Any:
     """A page of a browser's context; what its console and its scripts complain about is in `said`."""
     page = context.new_page()
-    page.set_default_timeout(150_000)  # the first model loads for a while where much else runs
+    page.set_default_timeout(60_000)  # the first model loads for a while where much else runs
     page.said = []
     page.on("console", lambda message: page.said.append(message.text))
     page.on("pageerror", lambda error: page.said.append(str(error)))

@@ -1,5 +1,6 @@
 """Every endpoint against what the Python packages say, over a real connection."""
 
+import base64
 import io
 import json
 import zipfile
@@ -359,3 +360,37 @@ def test_images_have_no_texts(small: httpx.Client) -> None:
         got(small.get("/api/models/current"))["layer_sizes"]
     )
     assert torch.get_num_threads() == 1
+
+
+def test_neurons_may_be_sent_as_bits(small: httpx.Client) -> None:
+    sizes = small.get("/api/models/current").json()["layer_sizes"]
+    chosen = np.random.default_rng(0).random((len(sizes), max(sizes))) < 0.3
+    pairs = [[layer, int(n)] for layer, size in enumerate(sizes) for n in np.flatnonzero(chosen[layer, :size])]
+    bits = [
+        base64.b64encode(np.packbits(chosen[layer, :size], bitorder="little").tobytes()).decode()
+        for layer, size in enumerate(sizes)
+    ]
+    one, other = (small.post("/api/pruning/simulate", json={"neurons": given}).json() for given in (pairs, bits))
+    assert one["impact_score"] == other["impact_score"]
+    assert one["neurons"] == other["neurons"] == len(pairs)
+    assert small.post("/api/pruning/simulate", json={"neurons": ["no bits!"]}).status_code == 422
+    beyond = base64.b64encode(bytes([0] * (max(sizes) // 8 + 1) + [1])).decode()
+    assert small.post("/api/pruning/simulate", json={"neurons": [beyond]}).status_code == 422
+
+
+def test_what_is_meant_for_another_model_is_refused(small: httpx.Client) -> None:
+    card = small.get("/api/models/current").json()
+    body = {"neurons": [[0, 0]]}
+    meant = {"X-Model": card["fingerprint"]}
+    assert small.post("/api/pruning/simulate", json=body, headers=meant).status_code == 200
+    told = small.post("/api/pruning/simulate", json=body, headers={"X-Model": "another"})
+    assert told.status_code == 409
+    assert told.headers["X-Model"] == card["fingerprint"]
+    assert "digits-vit" in told.json()["error"]
+    assert small.get("/api/neurons.bin?metric=score", headers={"X-Model": "another"}).status_code == 409
+
+
+def test_the_latency_is_measured(small: httpx.Client) -> None:
+    told = small.get("/api/models/latency").json()
+    assert told["latency_ms"] > 0
+    assert told["input_shape"][1:] == [1, 8, 8]

@@ -66,7 +66,7 @@ def test_choosing_shows_what_the_model_says_without(page: Any, api: httpx.Client
     assert score(page, 6 * 76) == pytest.approx(told["impact_score"], abs=5e-4)
     page.locator("button:has-text('Redo')").click()
     assert score(page, 6 * 230) == more
-    page.locator("select").nth(2).select_option("repaired")
+    page.locator("label:has-text('Instead of them') select").select_option("repaired")
     page.wait_for_function(f"() => document.querySelector('.score b').textContent !== '{more:.3f}'")
     page.locator("button:has-text('Clear')").click()
     page.wait_for_selector("text=Choose neurons on the map")
@@ -97,6 +97,7 @@ def test_brush_and_keyboard(page: Any) -> None:
 def test_selections_are_saved_with_any_name_and_come_back(page: Any, api: httpx.Client) -> None:
     hostile = "<img src=x onerror=alert(1)> \u202etxt"
     slide(page, 5)
+    page.locator("#tab-saved").click()
     page.locator("form input[maxlength]").fill(hostile)
     page.locator("button:has-text('Save these')").click()
     page.wait_for_selector("section[aria-label='Saved selections'] li")
