@@ -13,7 +13,7 @@ from fastapi.responses import Response
 from neuronscope.server import asked, told
 from neuronscope.server.atlas import METRICS
 from neuronscope.server.problems import Problem
-from neuronscope.server.service import Service, accepted, same_model, service_of
+from neuronscope.server.service import MODEL_HEADER, Service, accepted, same_model, service_of
 
 router = APIRouter(prefix="/api", tags=["pruning"], dependencies=[Depends(same_model)])
 
@@ -135,7 +135,7 @@ async def neurons_bin(
     else:
         job = await here.pool.wait(await here.submit("metric", {"metric": metric}))
         values = base64.b64decode(json.loads(here.result_of(job))["values"]["data"])
-    return Response(values, media_type="application/octet-stream")
+    return Response(values, media_type="application/octet-stream", headers={MODEL_HEADER: atlas.fingerprint})
 
 
 @router.get("/neurons/{layer}/{index}", response_model=told.Anything)

@@ -46,9 +46,12 @@ export async function get(path) {
   return (await answered(await reach(path))).json();
 }
 
-export async function floats(path) {
-  return new Float32Array(await (await answered(await reach(path))).arrayBuffer());
+export async function floatsAndModel(path) {
+  const response = await answered(await reach(path));
+  return { values: new Float32Array(await response.arrayBuffer()), model: response.headers.get('X-Model') };
 }
+
+export const floats = async path => (await floatsAndModel(path)).values;
 
 export async function send(method, path, body, headers = {}) {
   const options = { method, headers: { 'Content-Type': 'application/json', ...headers } };

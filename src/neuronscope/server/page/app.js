@@ -7,7 +7,7 @@ import { Compare } from '/compare.js';
 import { Jobs } from '/jobs.js';
 import { Models } from '/models.js';
 import { Neuron } from '/neuron.js';
-import { METRICS, NeuronMap } from '/neuron_map.js';
+import { askEarly, firstMetric, NeuronMap } from '/neuron_map.js';
 import { Overview } from '/overview.js';
 import { Patterns } from '/patterns.js';
 import { Saved } from '/saved.js';
@@ -74,7 +74,7 @@ function Bench({ card, models, changed, turnTo }) {
   const [focus, setFocus] = useState(() => firstFocus(selection));
   const [values, setValues] = useState(null);
   const [text, setText] = useState(() => firstText(card));
-  const [metric, setMetric] = useState(() => looked('metric') in METRICS ? looked('metric') : 'magnitude');
+  const [metric, setMetric] = useState(firstMetric);
   const edited = () => setTurn(turn => turn + 1);
   useEffect(() => { look({ focus: focus && focus.join('-') }); }, [focus]);
   useEffect(() => { // what could not be asked is asked now
@@ -129,6 +129,7 @@ function Drawers(shared) {
   </div>`;
 }
 
+askEarly();
 const place = document.getElementById('page');
 place.replaceChildren(); // what is shown until this runs
 render(html`<${Page} />`, place);

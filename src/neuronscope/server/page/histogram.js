@@ -5,21 +5,30 @@ import { number } from '/words.js';
 
 const BINS = 80;
 
-export function counted(values, chosen, least, most) {
+// The bin of every value, and how many are in each.
+export function binned(values, least, most) {
+  const bins = new Uint8Array(values.length);
   const all = new Uint32Array(BINS);
-  const own = new Uint32Array(BINS);
-  const span = most - least || 1;
+  const factor = BINS / (most - least || 1);
   for (let index = 0; index < values.length; index++) {
-    const bin = Math.min(BINS - 1, Math.max(0, Math.floor((values[index] - least) / span * BINS)));
+    const bin = Math.min(BINS - 1, Math.max(0, Math.floor((values[index] - least) * factor)));
+    bins[index] = bin;
     all[bin] += 1;
-    own[bin] += chosen[index];
   }
-  return { all, own };
+  return { bins, all };
+}
+
+// How many of the chosen are in each bin.
+export function counted(bins, chosen) {
+  const own = new Uint32Array(BINS);
+  for (let index = 0; index < bins.length; index++) own[bins[index]] += chosen[index];
+  return own;
 }
 
 export function Histogram({ values, scale, selection, turn, choose }) {
   const box = useRef(null);
-  const { all, own } = useMemo(() => counted(values, selection.chosen, scale.least, scale.most), [values, turn]);
+  const { bins, all } = useMemo(() => binned(values, scale.least, scale.most), [values]);
+  const own = useMemo(() => counted(bins, selection.chosen), [bins, turn]);
   const highest = Math.max(...all);
   // A square root, so that rare values can be seen too.
   const height = count => 40 * Math.sqrt(count / highest);

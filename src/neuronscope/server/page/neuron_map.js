@@ -1,12 +1,12 @@
 // The map with its controls: colour, thresholds, zoom, brush, keyboard.
 
-import { html, useEffect, useMemo, useRef, useState } from '/vendor/htm-preact.js';
-import { floats } from '/api.js';
+import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from '/vendor/htm-preact.js';
+import { floats, floatsAndModel } from '/api.js';
 import { look, looked } from '/address.js';
 import { Histogram } from '/histogram.js';
 import { rectangle, useBrush } from '/brush.js';
 import { sortedValues } from '/in_order.js';
-import { draw, moved, scaleOf, zoomed } from '/map.js';
+import { moved, Painter, scaleOf, zoomed } from '/map.js';
 import { number, Problem } from '/words.js';
 
 export const METRICS = {
@@ -25,6 +25,20 @@ function firstView() {
   return from >= 0 && to <= 1 && from < to ? { from, to } : WHOLE;
 }
 
+// The first values are asked for before anybody knows which model it is, to save waiting; the answer tells.
+const early = { metric: firstMetric(), found: null };
+export function askEarly() {
+  early.found = floatsAndModel(`/api/neurons.bin?metric=${early.metric}`).catch(() => null);
+}
+
+async function valuesOf(metric, fingerprint) {
+  const found = metric === early.metric ? await early.found : null;
+  early.found = null;
+  return found?.model === fingerprint ? found.values : floats(`/api/neurons.bin?metric=${metric}`);
+}
+
+export function firstMetric() { return looked('metric') in METRICS ? looked('metric') : 'magnitude'; }
+
 export function NeuronMap({ card, selection, turn, edited, focus, setFocus, values, setValues, metric, setMetric }) {
   const canvas = useRef(null);
   const [view, setView] = useState(firstView);
@@ -39,28 +53,26 @@ export function NeuronMap({ card, selection, turn, edited, focus, setFocus, valu
     let current = true;
     setValues(null);
     look({ metric });
-    floats(`/api/neurons.bin?metric=${metric}`).then(
+    valuesOf(metric, card.fingerprint).then(
       found => { if (current) { setValues(found); setProblem(null); } },
       error => { if (current) setProblem(error); });
     return () => { current = false; };
   }, [metric, card]);
   useEffect(() => { look({ view: view.from === 0 && view.to === 1 ? null : `${view.from.toFixed(4)}-${view.to.toFixed(4)}` }); }, [view]);
   const scale = useMemo(() => values && scaleOf(values), [values]);
-  const counts = useMemo(() => selection.sizes.map((_, layer) => selection.inLayer(layer)), [selection, turn]);
   useEffect(() => {
     let current = true;
     setSorted(null);
     if (values) sortedValues(values, selection.sizes).then(found => { if (current) setSorted(found); });
     return () => { current = false; };
   }, [values]);
-  useEffect(() => {
+  const painter = useRef(null);
+  useLayoutEffect(() => { // before the browser paints, not a frame later
     if (!values) return undefined;
     const paint = () => {
       const start = performance.now();
-      const box = canvas.current.getBoundingClientRect();
-      canvas.current.width = Math.max(1, Math.round(box.width * devicePixelRatio));
-      canvas.current.height = Math.max(1, Math.round(box.height * devicePixelRatio));
-      draw(canvas.current, selection, values, scale, focus, view);
+      painter.current ??= new Painter(canvas.current);
+      painter.current.draw(selection, values, scale, focus, view);
       performance.measure('redraw', { start });
     };
     paint();
@@ -152,7 +164,7 @@ export function NeuronMap({ card, selection, turn, edited, focus, setFocus, valu
         aria-label="Neurons by layer. Arrow keys move, space chooses, shift and an arrow moves by 16, x begins a rectangle and ends it, plus and minus zoom, 0 shows all."
         ...${handlers} onKeyDown=${keys}></canvas>
       ${drawn}</div>
-      <div class="bars" aria-hidden="true">${selection.sizes.map((size, layer) => html`<span title="layer ${layer}: ${counts[layer]} of ${size} chosen"><i style=${{ width: `${100 * counts[layer] / size}%` }}></i></span>`)}</div>
+      <div class="bars" aria-hidden="true">${selection.sizes.map((size, layer) => html`<span title="layer ${layer}: ${selection.counts[layer]} of ${size} chosen"><i style=${{ width: `${100 * selection.counts[layer] / size}%` }}></i></span>`)}</div>
     </div>
     <div class="row legend">
       <span class="ramp" aria-hidden="true"></span>

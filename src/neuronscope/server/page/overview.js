@@ -2,7 +2,7 @@
 
 import { html, useEffect, useMemo, useState } from '/vendor/htm-preact.js';
 import { get, job } from '/api.js';
-import { counted } from '/histogram.js';
+import { binned, counted } from '/histogram.js';
 import { METRICS } from '/neuron_map.js';
 import { scaleOf } from '/map.js';
 import { megabytes, number, percent, Problem } from '/words.js';
@@ -40,7 +40,7 @@ export function Overview({ card, selection, values, metric, turn, setFocus }) {
       <thead><tr><th scope="col">layer</th><th scope="col">neurons</th><th scope="col">chosen</th><th scope="col">zero weights</th><th scope="col">${METRICS[metric]}${scale ? `, ${number(scale.least)} to ${number(scale.most)}` : ''}</th></tr></thead>
       <tbody>${selection.sizes.map((size, layer) => html`<tr>
         <th scope="row"><button class="link" onClick=${() => setFocus([layer, 0])} title=${card.layer_names[layer]}>${card.layer_names[layer]}</button></th>
-        <td>${number(size)}</td><td>${percent(selection.inLayer(layer) / size)}</td><td>${percent(sparsity?.[layer])}</td>
+        <td>${number(size)}</td><td>${percent(selection.counts[layer] / size)}</td><td>${percent(sparsity?.[layer])}</td>
         <td>${values && html`<${Spread} values=${values} selection=${selection} layer=${layer} scale=${scale} turn=${turn} />`}</td></tr>`)}</tbody></table></div>
   </section>`;
 }
@@ -58,11 +58,9 @@ function sparsityByLayer(weights, card) {
 }
 
 function Spread({ values, selection, layer, scale, turn }) {
-  const { all, own } = useMemo(() => {
-    const from = selection.starts[layer];
-    const to = from + selection.sizes[layer];
-    return counted(values.subarray(from, to), selection.chosen.subarray(from, to), scale.least, scale.most);
-  }, [values, turn]);
+  const [from, to] = [selection.starts[layer], selection.starts[layer] + selection.sizes[layer]];
+  const { bins, all } = useMemo(() => binned(values.subarray(from, to), scale.least, scale.most), [values]);
+  const own = useMemo(() => counted(bins, selection.chosen.subarray(from, to)), [bins, turn]);
   const highest = Math.max(...all, 1);
   const bars = counts => Array.from(counts, (count, bin) => count ? `M${bin} 10v${-10 * Math.sqrt(count / highest)}h1V10z` : '').join('');
   return html`<svg viewBox="0 0 ${all.length} 10" preserveAspectRatio="none" aria-hidden="true"><path class="all" d=${bars(all)} /><path class="own" d=${bars(own)} /></svg>`;

@@ -1,4 +1,4 @@
-// Which neurons are chosen: a byte for each, in order, with undo and redo.
+// Which neurons are chosen: a byte for each, in order, with undo and redo. `counts` tells how many in each layer.
 
 const MANY = 10_000;
 
@@ -11,8 +11,7 @@ export class Selection {
       this.starts.push(this.total);
       this.total += size;
     }
-    this.chosen = new Uint8Array(this.total);
-    this.count = 0;
+    this.now(new Uint8Array(this.total));
     this.past = [];
     this.future = [];
   }
@@ -39,20 +38,13 @@ export class Selection {
     });
   }
 
-  // How many of a layer are chosen.
-  inLayer(layer) {
-    let count = 0;
-    for (let at = this.starts[layer]; at < this.starts[layer] + this.sizes[layer]; at++) count += this.chosen[at];
-    return count;
-  }
-
   // `change` gets a copy to write into.
   edit(change) {
     const next = this.chosen.slice();
     change(next);
-    let differs = false;
-    for (let at = 0; at < next.length && !differs; at++) differs = next[at] !== this.chosen[at];
-    if (!differs) return;
+    let at = 0;
+    while (at < next.length && next[at] === this.chosen[at]) at += 1;
+    if (at === next.length) return;
     this.past.push(this.chosen);
     if (this.past.length > Math.max(5, Math.min(100, 64e6 / this.total))) this.past.shift();
     this.future = [];
@@ -61,8 +53,12 @@ export class Selection {
 
   now(chosen) {
     this.chosen = chosen;
-    this.count = 0;
-    for (let at = 0; at < chosen.length; at++) this.count += chosen[at];
+    this.counts = this.sizes.map((size, layer) => {
+      let count = 0;
+      for (let at = this.starts[layer]; at < this.starts[layer] + size; at++) count += chosen[at];
+      return count;
+    });
+    this.count = this.counts.reduce((one, other) => one + other, 0);
   }
 
   undo() {

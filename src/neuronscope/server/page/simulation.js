@@ -17,6 +17,7 @@ export function Simulation({ card, selection, turn, edited, changed, turnTo, tex
   const [made, setMade] = useState(null);
   const [name, setName] = useState('');
   const [firstOrder, setFirstOrder] = useState(null);
+  const [estimate, setEstimate] = useState(null);
   const asked = useRef(false);
   const count = selection.count;
   const question = JSON.stringify([turn, text, ablation]);
@@ -26,6 +27,11 @@ export function Simulation({ card, selection, turn, edited, changed, turnTo, tex
     asked.current = true; // once a model: the server keeps it
     floats('/api/neurons.bin?metric=first-order').then(setFirstOrder, () => {});
   }, [turn]);
+  useEffect(() => { // an effect: the map is drawn before
+    let sum = 0;
+    for (let at = 0; firstOrder && at < firstOrder.length; at++) sum += selection.chosen[at] * firstOrder[at];
+    setEstimate(firstOrder && count ? sum : null);
+  }, [turn, firstOrder]);
   useEffect(() => {
     setMade(null);
     if (!count) { setFound(null); setWorking(null); setProblem(null); return undefined; }
@@ -62,17 +68,12 @@ export function Simulation({ card, selection, turn, edited, changed, turnTo, tex
     } catch (error) { setProblem(error); }
     setWorking(null);
   };
-  let estimate = null;
-  if (firstOrder && count && working) {
-    estimate = 0;
-    for (let at = 0; at < firstOrder.length; at++) if (selection.chosen[at]) estimate += firstOrder[at];
-  }
   const metrics = found?.metrics;
   return html`<section aria-label="Without the chosen neurons">
     <h2>${count ? `Without ${number(count)} of them` : 'What if some were gone?'}</h2>
     <${Problem} error=${problem} />
     ${!count && html`<p class="empty">Choose neurons on the map, and see at once what the model says without them.</p>`}
-    ${estimate !== null && html`<p class="estimate">First-order estimate: the loss moves by at most ${number(estimate)} nats. The exact value follows.</p>`}
+    ${working && estimate !== null && html`<p class="estimate">First-order estimate: the loss moves by at most ${number(estimate)} nats. The exact value follows.</p>`}
     ${found && html`<div class=${old ? 'result old' : 'result'} aria-busy=${old}>
       <p class="score ${verdict(found.impact_score)}"><b>${found.impact_score.toFixed(3)}</b> <span>${verdict(found.impact_score)}</span>
         <small>exact impact, from 0 to 1; safe below 0.1</small></p>

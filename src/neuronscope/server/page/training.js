@@ -2,7 +2,7 @@
 
 import { html, useEffect, useMemo, useRef, useState } from '/vendor/htm-preact.js';
 import { floats, get } from '/api.js';
-import { at, draw, scaleOf } from '/map.js';
+import { at, Painter, scaleOf } from '/map.js';
 import { Selection } from '/selection.js';
 import { number, percent, Problem } from '/words.js';
 
@@ -40,6 +40,7 @@ function Run({ run }) {
   const [playing, setPlaying] = useState(false);
   const [problem, setProblem] = useState(null);
   const canvas = useRef(null);
+  const painter = useRef(null);
   useEffect(() => { // every epoch at once, so that scrubbing asks for nothing
     let current = true;
     setAll(null);
@@ -57,10 +58,8 @@ function Run({ run }) {
   useEffect(() => {
     if (!all) return undefined;
     const paint = () => {
-      const box = canvas.current.getBoundingClientRect();
-      canvas.current.width = Math.max(1, Math.round(box.width * devicePixelRatio));
-      canvas.current.height = Math.max(1, Math.round(box.height * devicePixelRatio));
-      draw(canvas.current, neurons, all[epoch], scale, place, WHOLE);
+      painter.current ??= new Painter(canvas.current);
+      painter.current.draw(neurons, all[epoch], scale, place, WHOLE);
     };
     paint();
     addEventListener('resize', paint);
