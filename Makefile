@@ -57,7 +57,7 @@ picture: setup chromium ## Draw the README's pictures: docs/report.png and docs/
 		--disable-component-update --disable-sync --user-data-dir="$$(mktemp -d)" --hide-scrollbars \
 		--window-size=1280,1500 --screenshot=docs/report.png \
 		"file://$$(realpath build/picture/reports/*_report.html)" 2>/dev/null
-	$(BIN)/python docs/page_picture.py
+	PYTHONPATH=. $(BIN)/python docs/page_picture.py
 
 bench: setup ## Measure the cost of tracking and the gain of pruning
 	$(BIN)/python benchmarks/tracking.py

@@ -61,7 +61,7 @@ class LayerImportance(list[NeuronImportance]):
     """One entry for every neuron, in order.
 
     `rank_correlation` is Spearman's between the estimate and the exact impact of the neurons in `checked`; 1 where all
-    are exact, NaN where the sample cannot tell.
+    are exact, NaN where the sample cannot tell or none was taken.
     """
 
     method: Method = "exact"
@@ -85,7 +85,7 @@ def importance_of(
         method: "second-order", "first-order", or "exact", as if the model ran once without each neuron.
         probes: backward passes of the second order, for each batch.
         sample: neurons of each layer whose exact impact the estimate is held against, from the least to the most
-            important.
+            important; with 0 it is held against nothing.
         seed: of the probes.
 
     Where no gradient reaches the neurons (as with raw parameters), all are exact. Raises `ConfigError` for a method
@@ -93,8 +93,8 @@ def importance_of(
     """
     if method not in METHODS:
         raise ConfigError(f"method = {method!r} is unknown.", hint=f"Use one of {', '.join(METHODS)}.")
-    if any(type(number) is not int or number < 1 for number in (probes, sample)):
-        raise ConfigError("probes and sample are numbers from 1 up.", hint="Leave them out.")
+    if any(type(number) is not int or number < least for number, least in ((probes, 1), (sample, 0))):
+        raise ConfigError("probes is a number from 1 up, and sample one from 0 up.", hint="Leave them out.")
     rows = [row for batch in batches for row in single_rows(batch)]
     dense = [answer(forward(model, row), row) for row in rows]
     scale = Scale(dense, [None] * len(dense))
@@ -120,8 +120,8 @@ def _assembled(
         scores = estimates[layer.index]
         order = np.argsort(scores, kind="stable")
         chosen = np.unique(order[np.linspace(0, layer.size - 1, min(sample, layer.size)).round().astype(int)])
-        known = exact_impacts(model, layer, rows, scale, chosen.tolist())
-        spread = np.ptp(known) > 0 and np.ptp(scores[chosen]) > 0
+        known = exact_impacts(model, layer, rows, scale, chosen.tolist()) if sample else np.zeros(0)
+        spread = len(known) > 0 and np.ptp(known) > 0 and np.ptp(scores[chosen]) > 0
         found.method, found.checked = method, tuple(chosen.tolist())
         found.rank_correlation = float(spearmanr(known, scores[chosen]).statistic) if spread else math.nan
     high = float(np.percentile(scores, 75))

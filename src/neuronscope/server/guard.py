@@ -5,10 +5,14 @@ from __future__ import annotations
 import hmac
 import json
 from collections.abc import Mapping
+from contextlib import suppress
+from http.cookies import CookieError, SimpleCookie
 from typing import Any
 
 from neuronscope.server.settings import Settings
 
+COOKIE = "neuronscope"
+"""Where the page keeps the token; scripts cannot read it."""
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 HEADERS = {
     "content-security-policy": "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; "
@@ -73,7 +77,7 @@ class Guard:
         if host not in settings.hosts:
             return 403, f"This server is not called {host[:80]!r}.", f"Use http://{settings.hosts[0]}."
         if settings.token is not None and path.startswith("/api/") and path != "/api/health":
-            given = headers.get("authorization", "").removeprefix("Bearer ")
+            given = headers.get("authorization", "").removeprefix("Bearer ") or _cookie(headers.get("cookie", ""))
             if not hmac.compare_digest(given.encode(), settings.token.encode()):
                 return 401, "A token is needed.", "Send it as 'Authorization: Bearer <token>'."
         if method not in SAFE_METHODS:
@@ -88,6 +92,13 @@ class Guard:
         if int(length) > settings.max_body_bytes:
             return _too_large(settings.max_body_bytes)
         return None
+
+
+def _cookie(sent: str) -> str:
+    found = SimpleCookie()
+    with suppress(CookieError):
+        found.load(sent)
+    return found[COOKIE].value if COOKIE in found else ""
 
 
 class _TooLargeError(Exception):

@@ -123,7 +123,7 @@ def metric(it: Loaded, params: Params) -> Json:
     """One number for every neuron of the model, in order."""
     name = params["metric"]
     method = {"first-order": "first-order"}.get(name, "second-order")
-    found = it.analyzer.analyze_model_importance(it.inputs(params), method=method, sample=1)
+    found = it.analyzer.analyze_model_importance(it.inputs(params), method=method, sample=0)
     attribute = {"activity": "activation_magnitude", "variance": "activation_variance"}.get(name, "impact_score")
     values = np.array([getattr(entry, attribute) for layer in found for entry in layer], dtype=np.float32)
     return {"metric": name, "values": encoded(values)}

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 
 from neuronscope.server import asked, told
+from neuronscope.server.guard import COOKIE
 from neuronscope.server.problems import Problem
 from neuronscope.server.service import Service, accepted, service_of
 
@@ -20,6 +21,15 @@ Here = Annotated[Service, Depends(service_of)]
 async def health() -> dict[str, str]:
     """That the server lives."""
     return {"status": "healthy", "message": "NeuronScope is running."}
+
+
+@router.post("/session", status_code=204, response_class=Response)
+async def session(here: Here) -> Response:
+    """For the page: keep the token of this request in a cookie that only this server gets and no script can read."""
+    answer = Response(status_code=204)
+    if here.settings.token is not None:
+        answer.set_cookie(COOKIE, here.settings.token, path="/api", httponly=True, samesite="strict")
+    return answer
 
 
 @router.get("/models", response_model=told.Models)

@@ -216,3 +216,9 @@ def test_what_is_vendored_is_what_the_manifest_says() -> None:
         assert entry["licence"]
     for source in PAGE.glob("*.js"):
         assert "innerHTML" not in source.read_text()
+
+
+def test_all_modules_are_asked_for_at_once() -> None:
+    index = (PAGE / "index.html").read_text()
+    modules = {path.name for path in PAGE.glob("*.js")} - {"app.js", "sorting.js"}  # the first, and the worker
+    assert set(re.findall(r'modulepreload" href="/([^"]+)"', index)) == modules | {"vendor/htm-preact.js"}

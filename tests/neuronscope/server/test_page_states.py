@@ -198,3 +198,20 @@ def test_a_model_that_cannot_be_loaded_is_said_and_another_can_be_taken(tmp_path
         page.locator("header select").select_option("digits-vit")
         page.wait_for_selector("canvas:not(.waiting)")
         assert page.locator(".problem").count() == 0
+
+
+def test_a_token_is_asked_for_and_kept_from_scripts(tmp_path: Path) -> None:
+    with running(tmp_path, "digits-vit", token="a long secret") as api, opened() as page:  # noqa: S106 (of this test)
+        page.goto(str(api.base_url))
+        page.locator("input[type=password]").fill("a wrong one")
+        page.locator("button:has-text('Enter')").click()
+        page.wait_for_selector("form .problem:has-text('A token is needed')")
+        page.locator("input[type=password]").fill("a long secret")
+        page.locator("button:has-text('Enter')").click()
+        page.wait_for_selector("canvas:not(.waiting)")
+        slide(page, 10)
+        page.wait_for_selector(".result:not(.old) .score")  # its events come over a connection that can send no header
+        assert page.evaluate("() => document.cookie") == ""
+        page.reload()
+        page.wait_for_selector("canvas:not(.waiting)")
+        assert api.get("/api/models/current").status_code == 401

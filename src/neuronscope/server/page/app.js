@@ -2,7 +2,7 @@
 
 import { html, render, useEffect, useMemo, useState } from '/vendor/htm-preact.js';
 import { look, looked } from '/address.js';
-import { about, get, job } from '/api.js';
+import { about, get, job, send } from '/api.js';
 import { Compare } from '/compare.js';
 import { Jobs } from '/jobs.js';
 import { Models } from '/models.js';
@@ -58,9 +58,26 @@ function Page() {
     ${other && html`<div class="problem" role="alert"><b>The server has turned to another model</b>, from another page perhaps. <button onClick=${load}>Look at that one</button> <button onClick=${() => turnTo(card.name)}>Load ${card.name} again</button></div>`}
     ${!gone && html`<${Problem} error=${problem} />`}
     ${card ? html`<${Bench} key=${card.fingerprint} card=${card} models=${models} changed=${list} turnTo=${turnTo} />`
+      : problem?.status === 401 ? html`<main class="empty"><${Token} done=${load} /></main>`
       : problem ? html`<main class="empty"><button class="main" onClick=${load}>Try again</button></main>`
         : html`<main class="empty" role="status">Loading the model …</main>`}
   `;
+}
+
+function Token({ done }) {
+  const [token, setToken] = useState('');
+  const [problem, setProblem] = useState(null);
+  const enter = async event => {
+    event.preventDefault();
+    try {
+      await send('POST', '/api/session', undefined, { Authorization: `Bearer ${token}` });
+      askEarly();
+      await done();
+    } catch (error) { setProblem(error); }
+  };
+  return html`<form class="row" onSubmit=${enter}>
+    <label>Token of this server <input type="password" autocomplete="current-password" value=${token} onInput=${event => setToken(event.target.value)} /></label>
+    <button class="main" disabled=${!token}>Enter</button> <${Problem} error=${problem} /></form>`;
 }
 
 function firstFocus(selection) {

@@ -4,6 +4,9 @@ import { html, useEffect, useState } from '/vendor/htm-preact.js';
 import { get, job } from '/api.js';
 import { number, Problem, signed, verdict, Working } from '/words.js';
 
+// In one line: breaks are signs, and indentation does not push what matters out of sight.
+const line = text => text.replace(/ *\n */g, '↵ ');
+
 const INSTEAD = { zero: 'nothing', mean: 'its mean', repaired: 'what the others tell' };
 
 export function Neuron({ place, selection, edited, setFocus }) {
@@ -49,7 +52,7 @@ export function Neuron({ place, selection, edited, setFocus }) {
           <td class=${verdict(one.impact_score)}>${one.impact_score.toFixed(4)}</td><td>${signed(one.metrics.loss_change)}</td></tr>`)}</tbody></table>
       <${Activations} of=${own.activations} />
       ${own.top_tokens.length > 0 && html`<h3>Where it is most active</h3>
-        <ol class="tokens" tabindex="0" aria-label="Where it is most active">${own.top_tokens.map(one => html`<li><code>${one.before}<mark>${one.token}</mark>${one.after}</code> <span>${number(one.activation)}</span></li>`)}</ol>`}
+        <ol class="tokens" tabindex="0" aria-label="Where it is most active">${own.top_tokens.map(one => html`<li><code>${line(one.before)}<mark>${line(one.token)}</mark>${line(one.after)}</code> <span>${number(one.activation)}</span></li>`)}</ol>`}
       <h3>Neurons that go with it</h3>
       <p class="row">${own.correlated.map(one => html`<button class="link" onClick=${() => setFocus([place[0], one.neuron_index])}>${one.neuron_index} (${one.correlation.toFixed(2)})</button>`)}</p>
     </div>`}

@@ -159,7 +159,7 @@ export function NeuronMap({ card, selection, turn, edited, focus, setFocus, valu
     </div>
     <${Problem} error=${problem} />
     <div class="plot">
-      <div class="layers" aria-hidden="true">${selection.sizes.map((_, layer) => html`<span>${layer % every ? '' : layer}</span>`)}</div>
+      <div class="layers" aria-hidden="true">${selection.sizes.map((_, layer) => layer % every === 0 && html`<span style=${{ top: `${100 * (layer + 0.5) / selection.sizes.length}%` }}>${layer}</span>`)}</div>
       <div class="canvas"><canvas ref=${canvas} tabindex="0" role="application" class=${values ? '' : 'waiting'}
         aria-label="Neurons by layer. Arrow keys move, space chooses, shift and an arrow moves by 16, x begins a rectangle and ends it, plus and minus zoom, 0 shows all."
         ...${handlers} onKeyDown=${keys}></canvas>

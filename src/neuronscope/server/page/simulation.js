@@ -78,7 +78,7 @@ export function Simulation({ card, selection, turn, edited, changed, turnTo, tex
       <p class="score ${verdict(found.impact_score)}"><b>${found.impact_score.toFixed(3)}</b> <span>${verdict(found.impact_score)}</span>
         <small>exact impact, from 0 to 1; safe below 0.1</small></p>
       <dl>
-        <dt>loss, nats a token</dt><dd>${signed(metrics.loss_change)}</dd>
+        <dt>loss, nats</dt><dd>${signed(metrics.loss_change)}</dd>
         <dt>KL divergence, nats</dt><dd>${number(metrics.kl)}</dd>
         <dt>first choices that stay</dt><dd>${percent(metrics.top1_agreement)}</dd>
         <dt>parameters</dt><dd>${number(found.saved.parameters_before)} → ${number(found.saved.parameters_after)}</dd>

@@ -100,7 +100,7 @@ function Run({ run }) {
     </div>
     <${Problem} error=${problem} />
     <div class="plot past">
-      <div class="layers" aria-hidden="true">${run.layer_sizes.map((_, layer) => html`<span title=${run.layer_names[layer]}>${layer % Math.ceil(run.layer_sizes.length / 15) ? '' : layer}</span>`)}</div>
+      <div class="layers" aria-hidden="true">${run.layer_sizes.map((_, layer) => layer % Math.ceil(run.layer_sizes.length / 15) === 0 && html`<span title=${run.layer_names[layer]} style=${{ top: `${100 * (layer + 0.5) / run.layer_sizes.length}%` }}>${layer}</span>`)}</div>
       <div class="canvas"><canvas ref=${canvas} tabindex="0" role="application" class=${all ? '' : 'waiting'} aria-label="Neurons by layer in the epoch that is chosen. Arrow keys move." onKeyDown=${keys}
         onClick=${event => setPlace(at(canvas.current, neurons, event.clientX, event.clientY, WHOLE))}></canvas></div>
     </div>
