@@ -68,21 +68,22 @@ def training(page: Any) -> None:
     page.wait_for_selector("figcaption:has-text('layer 0')")
 
 
-STATES: dict[str, tuple[Callable[[Any], None], str]] = {
-    "page": (selection, "light"),
-    "page_neuron": (neuron, "dark"),
-    "page_search": (search, "light"),
-    "page_training": (training, "dark"),
+STATES: dict[str, tuple[Callable[[Any], None], str, str]] = {
+    "page": (selection, "light", "stdlib-gpt"),
+    "page_neuron": (neuron, "dark", "stdlib-gpt"),
+    "page_training": (training, "dark", "stdlib-gpt"),
+    "page_search": (search, "light", "digits-vit"),
 }
 
 
 def main(names: list[str]) -> None:
     """Draw those that are named; by default all."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
         with running(folder, history=trained(folder)) as api:
-            for name, (act, scheme) in STATES.items():
+            for name, (act, scheme, model) in STATES.items():
                 if not names or name in names:
+                    api.post("/api/models/switch", json={"model_name": model})
                     with opened(viewport=LAPTOP, color_scheme=scheme) as page:
                         page.goto(str(api.base_url))
                         page.wait_for_selector("canvas:not(.waiting)")

@@ -192,13 +192,14 @@ def _modegpt(task: Task) -> None:
         work = bench.copy()
         gone: dict[str, Tensor] = {}
         for name, readers, observed in survey(bench):
-            leverage = torch.zeros(neurons[name].size, dtype=torch.float64)
+            device = next(work.parameters()).device
+            leverage = torch.zeros(neurons[name].size, dtype=torch.float64, device=device)
             for consumer in readers:
                 c = observed[consumer.name].fit.about_zero().xx.double()
                 ridge = 1e-3 * float(c.diagonal().mean())
-                scores = torch.linalg.solve(c + ridge * torch.eye(len(c), dtype=c.dtype), c).diagonal()
-                leverage += scores[torch.from_numpy(consumer.columns[name])].sum(1)
-            gone[name] = leverage.argsort()[: counts[name]]
+                scores = torch.linalg.solve(c + ridge * torch.eye(len(c), dtype=c.dtype, device=device), c).diagonal()
+                leverage += scores[torch.from_numpy(consumer.columns[name]).to(device)].sum(1)
+            gone[name] = leverage.argsort()[: counts[name]].cpu()
             for consumer in readers:
                 c = observed[consumer.name].fit.about_zero().xx.double()
                 out = torch.zeros(len(c), dtype=torch.bool)
@@ -206,7 +207,7 @@ def _modegpt(task: Task) -> None:
                 s = (~out).nonzero().flatten()
                 weight = work.get_parameter(consumer.weight).data
                 w = consumer.matrix(weight).double()
-                small = c[s][:, s] + 1e-6 * float(c.diagonal().mean()) * torch.eye(len(s), dtype=c.dtype)
+                small = c[s][:, s] + 1e-6 * float(c.diagonal().mean()) * torch.eye(len(s), dtype=c.dtype, device=device)
                 new = torch.zeros_like(w)
                 new[:, s] = torch.linalg.solve(small, c[s] @ w.T).T
                 consumer.put(weight, new.to(weight.dtype))

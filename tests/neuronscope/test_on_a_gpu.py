@@ -13,6 +13,7 @@ from neuronscope.impact import PruningImpactAnalyzer
 from neuronscope.loader import MultiModelLoader
 from neuronscope.quantized import dequantized
 from neuronscope.weights import WeightAnalyzer
+from pruner.equivalence import reordered
 from tracker import discover
 from tracker.discover import example_call
 
@@ -122,3 +123,8 @@ def test_discovery_needs_no_inputs_and_takes_those_of_the_cpu(name: str) -> None
     assert [group.name for group in discover(on_gpu, given.args, given.kwargs)] == [group.name for group in on_cpu]
     again = discover(model.to("cuda"))  # what is remembered was on the CPU
     assert [group.name for group in again] == [group.name for group in on_cpu]
+
+
+def test_sums_in_another_order_differ_more_than_the_terms_are_rounded() -> None:
+    ratio = reordered(torch.device("cuda"), torch.float32, 4096)
+    assert 1 < ratio < 200

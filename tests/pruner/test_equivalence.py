@@ -5,6 +5,7 @@ import torch
 from tests.pruner.small_models import case
 from torch import Tensor, nn
 
+from pruner import equivalence
 from pruner.equivalence import Agreement, answers, batch_of, compare, difference, expect, rounding
 from pruner.plan import PruningPlan
 from tracker.batches import Batch
@@ -122,6 +123,21 @@ def test_a_model_that_amplifies_rounding_gets_a_wider_tolerance():
     floor = rounding(torch.finfo(torch.float32).eps)
     assert tolerance(100.0, torch.float32) == floor
     assert tolerance(0.01, torch.float32) > 5 * floor
+
+
+def test_summing_in_another_order_is_measured_on_the_device_and_widens_the_tolerance(monkeypatch):
+    here = {terms: equivalence.reordered(torch.device("cpu"), torch.float32, terms) for terms in (64, 4096)}
+    assert all(0.5 < ratio < 8 for ratio in here.values()), here  # a CPU adds up in many short sums
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 512), nn.ReLU(), nn.Linear(512, 8)).eval()
+    x = torch.randn(16, 8)
+    neurons = discover(model, (x,))
+    removed = {neurons.groups[0].name: torch.arange(100)}
+    narrow = expect(model, neurons, removed, Batch((x,))).tolerances["output"]
+    assert narrow == rounding(torch.finfo(torch.float32).eps)  # the floor: rounding is well below it here
+    monkeypatch.setattr(equivalence, "reordered", lambda *_: 1000.0)  # a device where the order matters
+    wide = expect(model, neurons, removed, Batch((x,))).tolerances["output"]
+    assert narrow < wide < 0.01
 
 
 def test_no_tolerance_lets_more_than_a_tenth_pass():
