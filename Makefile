@@ -19,7 +19,7 @@ INSTALLED := $(VENV)/.installed
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$python"; break; }; done)
 
-.PHONY: help setup demo test test-slow chromium picture bench bench-training bench-neuronscope bench-quality reference zoo docs lint format clean
+.PHONY: help setup demo test test-slow chromium picture bench bench-training bench-neuronscope bench-page bench-quality reference zoo docs lint format clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,7 +51,7 @@ chromium: ## Install Chromium for the browser tests, where it is missing
 		$$as_root apt-get update -qq && $$as_root apt-get install -y -qq --no-install-recommends chromium; \
 	} || echo "Chromium is missing and could not be installed: the browser tests will be skipped." >&2
 
-picture: setup chromium ## Draw the README's pictures: docs/report.png and docs/page.png
+picture: setup chromium ## Draw the README's pictures: the report, and the main states of the page (docs/page.md)
 	rm -rf build/picture && $(BIN)/neuronscope demo --out build/picture
 	chromium --headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking \
 		--disable-component-update --disable-sync --user-data-dir="$$(mktemp -d)" --hide-scrollbars \
@@ -73,6 +73,9 @@ bench-training: setup ## Measure tracked training, gradual pruning, the search a
 bench-neuronscope: setup ## Measure what looking at neurons costs, beside Captum, and a server under load
 	$(BIN)/python -m pip install --quiet --no-deps captum
 	$(BIN)/python benchmarks/answers.py
+
+bench-page: setup chromium ## Measure how soon the page shows something, and how long a changed selection takes to be drawn
+	$(BIN)/python -m benchmarks.page
 
 bench-quality: setup ## Measure the quality kept, by us and by the field, on five trained models; goes on where it was
 	$(BIN)/python -m pip install --quiet --no-deps torch-pruning==1.6.1

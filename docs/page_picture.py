@@ -52,7 +52,7 @@ def neuron(page: Any) -> None:
 def search(page: Any) -> None:
     """The Pareto front of a search."""
     page.locator("#tab-search").click()
-    page.locator("section[aria-label=Search] input").fill("0.3")
+    page.locator("section[aria-label=Search] input").fill("0.00003")
     page.locator("section[aria-label=Search] button.main").click()
     page.wait_for_selector(".points li", timeout=600_000)
     page.locator(".points button").nth(1).click()

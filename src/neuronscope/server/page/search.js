@@ -64,6 +64,7 @@ function Front({ found, taken, take }) {
       <circle class="dense" cx=${x(1)} cy=${y(found.dense)} r="1.2" />
       ${found.front.map((one, index) => html`<circle class=${index === taken ? 'taken' : ''} cx=${x(one.parameters)} cy=${y(one.metric)} r="1.4" onClick=${() => take(index)} />`)}
     </svg>
+    <p class="ends"><span>${percent(left)} of the parameters</span><span>higher is better</span><span>100 %</span></p>
     <ul class="points">${found.front.map((one, index) => html`<li>
       <button class="link" aria-pressed=${index === taken} onClick=${() => take(index)}>${percent(one.parameters)} of the parameters</button>
       <span>${found.metric} ${shown(found.metric, one.metric)}</span> ${index === found.chosen && html`<b>fits best</b>`}</li>`)}</ul>`;
