@@ -16,7 +16,7 @@ from neuronscope.server.arrays import encoded
 from neuronscope.server.loaded import Json, Loaded, Params
 from pruner.compensation.footprint import free_bytes
 from pruner.compensation.targets import parameters_left
-from pruner.metrics import count_parameters, latencies_ms
+from pruner.metrics import count_flops, count_parameters, latencies_ms
 from tracker.batches import Batch, evaluating, forward
 from tracker.errors import DataError
 from tracker.neuron_map import NeuronGroup, Read
@@ -57,11 +57,16 @@ def load_model(it: Loaded, _: Params) -> Json:
 
 
 def latency(it: Loaded, params: Params) -> Json:
-    """How long one forward over the first batch of the inputs takes, measured for about a second."""
+    """How long one forward over the first batch of the inputs takes, measured for about a second.
+
+    `neuron_shares`: for every layer the share of all operations of a forward that are one neuron's, so that the time
+    without some neurons can be estimated at once.
+    """
     batch = next(iter(batches_of(it.model, it.tokenizer, it.inputs(params))))
     first = next((x for x in (*batch.args, *batch.kwargs.values()) if isinstance(x, torch.Tensor)), None)
     (found,) = latencies_ms([it.model], [batch])
-    return {"latency_ms": found, "input_shape": None if first is None else list(first.shape)}
+    shape = None if first is None else list(first.shape)
+    return {"latency_ms": found, "input_shape": shape, "neuron_shares": _neuron_shares(it, batch)}
 
 
 def patterns(it: Loaded, _: Params) -> Json:
@@ -182,6 +187,30 @@ def _saved(it: Loaded, removed: Mapping[str, Sequence[int]]) -> Json:
     after = int(parameters_left(it.model, it.analyzer.neurons, {name: len(own) for name, own in removed.items()}))
     size = next(it.model.parameters()).element_size()
     return {"parameters_before": before, "parameters_after": after, "bytes_saved": (before - after) * size}
+
+
+def _neuron_shares(it: Loaded, batch: Batch) -> list[float]:
+    """Two operations for each of a neuron's weights at every place that is read, over all that PyTorch counts."""
+    places: dict[str, int] = {}
+    layers = it.analyzer.layers
+
+    def visit(group: NeuronGroup, read: Read, x: torch.Tensor) -> None:
+        places[group.name] = max(places.get(group.name, 0), x.numel() // x.shape[read.axis])
+
+    with evaluating(it.model), tap(it.model, [group for layer in layers.all for group in layer.groups], visit):
+        forward(it.model, batch)
+    everything = count_flops(it.model, batch)
+    dense = count_parameters(it.model)
+    found = []
+    for layer in layers.all:
+        weights = [
+            dense - int(parameters_left(it.model, it.analyzer.neurons, {group.name: 1})) for group in layer.groups
+        ]
+        own = sum(
+            2 * one * places.get(group.name, 0) * group.size for one, group in zip(weights, layer.groups, strict=True)
+        )
+        found.append(min(own / max(everything, 1), 1.0) / max(layer.size, 1))
+    return found
 
 
 def _activations(it: Loaded, layer: int, inputs: Any) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -17,6 +17,7 @@ from neuronscope.server.loaded import Json, Loaded, Params
 from neuronscope.server.made import Made
 from pruner import IntegratedTrackingPruningWorkflow, PruningPlan, create_default_config, recover, save_pruned
 from pruner import optimize as smallest
+from pruner.metrics import count_parameters
 from tracker.batches import Batch
 from tracker.errors import DataError
 
@@ -41,14 +42,21 @@ def compare(session: Session, it: Loaded, params: Params) -> Json:
     return found | {"selections": it.analyzer.compare_sets(sets, inputs)}
 
 
-def optimize(_: Session, it: Loaded, params: Params) -> Json:
-    """The front of sizes and quality; what a point removes is in its `neurons`."""
+def optimize(session: Session, it: Loaded, params: Params) -> Json:
+    """The front of sizes and quality; what a point removes is in its `neurons`. Each try is told as it is judged."""
     learn, judge = it.data(params), it.data(params, "held-out")
     name, metric = metric_of(params.get("metric"), it.model, judge)
+    dense = count_parameters(it.model)
+
+    def judged(model: nn.Module) -> float:
+        value = metric(model)
+        session.tell({"name": name, "parameters": count_parameters(model) / dense, "metric": value})
+        return value
+
     found = smallest(
         copy.deepcopy(it.model),
         learn,
-        metric,
+        judged,
         tolerance=params.get("tolerance"),
         target=params.get("target"),
         kinds=("mlp",) if any(group.kind == "mlp" for group in it.analyzer.neurons) else (),

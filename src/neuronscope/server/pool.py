@@ -52,8 +52,7 @@ class Pool:
         """
         key = None
         if fingerprint is not None:
-            asked = json.dumps([kind, fingerprint, params], sort_keys=True)
-            key = hashlib.sha256(asked.encode()).hexdigest()
+            key = key_of(kind, fingerprint, params)
         with self._changed:
             if key is not None and self.store.result(key) is not None:
                 job = self.store.add_job(kind, params, model, key)
@@ -151,9 +150,12 @@ class Pool:
             message = worker.receive(TICK_SECONDS)
             now = time.monotonic()
             if message is not None and message["job"] == job:
-                if "progress" not in message:
+                if "partial" in message:
+                    self.store.add_event(job, "partial", message["partial"])
+                elif "progress" in message:
+                    last = message["progress"]
+                else:
                     break
-                last = message["progress"]
             if asked_to_stop is None and (job in self._cancelled or self._closing):
                 worker.stop.set()
                 asked_to_stop = now
@@ -176,6 +178,12 @@ class Pool:
             self._over(job["id"], "interrupted" if self._closing else "cancelled")
         else:
             self._over(job["id"], "failed", error=message["error"])
+
+
+def key_of(kind: str, fingerprint: str, params: Mapping[str, Any]) -> str:
+    """Under which the answer to a question about a model of these weights is kept."""
+    asked = json.dumps([kind, fingerprint, params], sort_keys=True)
+    return hashlib.sha256(asked.encode()).hexdigest()
 
 
 class _Worker:

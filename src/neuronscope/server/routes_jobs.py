@@ -53,7 +53,8 @@ def known(here: Here, job: str) -> str:
 async def events(
     here: Here, job: Annotated[str, Depends(known)], last_event_id: Annotated[str | None, Header()] = None
 ) -> AsyncIterator[ServerSentEvent]:
-    """What happens in a job, as server-sent events `state` and `progress`; ends with the job.
+    """What happens in a job, as server-sent events `state`, `progress` and `partial` (what it found so far, such as a
+    point of a search: its `parameters` and `metric`); ends with the job.
 
     `Last-Event-ID` takes up where a connection was lost; without it all that is known is told again.
     """

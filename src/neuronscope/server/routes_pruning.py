@@ -13,7 +13,7 @@ from fastapi.responses import Response
 from neuronscope.server import asked, told
 from neuronscope.server.atlas import METRICS
 from neuronscope.server.problems import Problem
-from neuronscope.server.service import MODEL_HEADER, Service, accepted, same_model, service_of
+from neuronscope.server.service import MODEL_HEADER, Service, accepted, exact_impacts, same_model, service_of
 
 router = APIRouter(prefix="/api", tags=["pruning"], dependencies=[Depends(same_model)])
 
@@ -126,12 +126,18 @@ async def finetune(here: Here, body: asked.FinetuneRequest) -> Response:
 )
 async def neurons_bin(
     here: Here,
-    metric: Literal["magnitude", "rank", "score", "consumer_norm", "activity", "variance", "first-order", "impact"],
+    metric: Literal[
+        "magnitude", "rank", "score", "consumer_norm", "activity", "variance", "first-order", "impact", "exact"
+    ],
 ) -> Response:
-    """One number for every neuron of the model. All but those of the weights are found out once, on sample inputs."""
+    """One number for every neuron of the model. All but those of the weights are found out once, on sample inputs;
+    `exact` is what jobs found out so far of single neurons, and NaN for the others.
+    """
     atlas = await here.atlas()
     if metric in METRICS:
         values = await run_in_threadpool(atlas.metric, metric)
+    elif metric == "exact":
+        values = await run_in_threadpool(exact_impacts, here, atlas)
     else:
         job = await here.pool.wait(await here.submit("metric", {"metric": metric}))
         values = base64.b64decode(json.loads(here.result_of(job))["values"]["data"])

@@ -29,6 +29,8 @@ class Session:
     def __init__(self, folder: Path, device: str | None) -> None:
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.made = MadeModels(folder)
+        self.tell: Callable[[Json], None] = lambda partial: None
+        """Takes what a job has found so far; the worker that runs it sets this."""
         self._models: OrderedDict[str, Loaded] = OrderedDict()
 
     def run(self, kind: str, model: str, params: Params) -> Json:

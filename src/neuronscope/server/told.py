@@ -174,10 +174,11 @@ class Memory(Told):
 
 
 class Latency(Told):
-    """Median milliseconds of a forward, and the shape of what went in."""
+    """Median milliseconds of a forward, the shape of what went in, and by layer a neuron's share of the operations."""
 
     latency_ms: float
     input_shape: list[int] | None
+    neuron_shares: list[float]
 
 
 class Job(Told):

@@ -11,6 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Mapping
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -40,12 +41,17 @@ def run(pipe: Connection, stop: Event, folder: str, device: str | None) -> None:
         except (EOFError, OSError):
             return
         job = order["job"]
+        session.tell = partial(_part, pipe, job)
         with listening(_Teller(pipe, stop, job)):
             answer = _answered(session, order)
         try:
             pipe.send({"job": job, **answer})
         except (BrokenPipeError, OSError):
             return
+
+
+def _part(pipe: Connection, job: str, found: Mapping[str, Any]) -> None:
+    pipe.send({"job": job, "partial": dict(found)})
 
 
 class _Teller:

@@ -17,10 +17,13 @@ from tests.neuronscope.server.running import running
 
 from neuronscope import reference
 from neuronscope.impact import PruningImpactAnalyzer
+from neuronscope.inputs import batches_of
 from neuronscope.loader import MultiModelLoader
+from neuronscope.samples import sample_inputs
 from neuronscope.tables import columns_of
 from neuronscope.weights import WeightAnalyzer
 from pruner import load_pruned
+from pruner.compensation.targets import left_of
 
 pytest.importorskip("fastapi")
 pytest.importorskip("transformers")
@@ -390,7 +393,36 @@ def test_what_is_meant_for_another_model_is_refused(small: httpx.Client) -> None
     assert small.get("/api/neurons.bin?metric=score", headers={"X-Model": "another"}).status_code == 409
 
 
-def test_the_latency_is_measured(small: httpx.Client) -> None:
-    told = small.get("/api/models/latency").json()
+@pytest.mark.parametrize("name", ["digits-vit", "stdlib-gpt"])
+def test_the_latency_is_measured_and_its_shares_are_those_of_the_operations(name: str, request: Any) -> None:
+    client = request.getfixturevalue("small" if name == "digits-vit" else "api")
+    told = client.get("/api/models/latency").json()
     assert told["latency_ms"] > 0
-    assert told["input_shape"][1:] == [1, 8, 8]
+    loaded = reference.load(name)
+    analyzer = PruningImpactAnalyzer(loaded.model, loaded.tokenizer)
+    (batch, *_) = batches_of(loaded.model, loaded.tokenizer, sample_inputs(loaded.model, loaded.tokenizer))
+    assert told["input_shape"] == list(next(iter((*batch.args, *batch.kwargs.values()))).shape)
+    left = left_of("flops", loaded.model, analyzer.neurons, batch)
+    for layer in (0, len(analyzer.layers) - 1):
+        (group,) = analyzer.layers[layer].groups
+        gone = group.size // 2
+        assert 1 - told["neuron_shares"][layer] * gone == pytest.approx(left({group.name: gone}), abs=2e-3)
+
+
+def test_a_search_tells_each_try_as_it_is_judged(small: httpx.Client) -> None:
+    asked = {"tolerance": 10.0, "resolution": 0.5}
+    job = small.post("/api/pruning/optimize", json=asked, headers={"Prefer": "respond-async"}).json()["id"]
+    events = small.get(f"/api/jobs/{job}/events").text  # ends with the job
+    told = [
+        json.loads(line.removeprefix("data: "))
+        for block in events.replace("\r\n", "\n").split("\n\n")
+        if "event: partial" in block
+        for line in block.splitlines()
+        if line.startswith("data: ")
+    ]
+    result = small.get(f"/api/jobs/{job}/result").json()
+    assert told[0]["parameters"] == 1.0  # the dense model
+    assert told[0]["metric"] == result["dense"]
+    assert len(told) == result["evaluations"]
+    tried = {(one["parameters"], one["metric"]) for one in told}
+    assert {(point["parameters"], point["metric"]) for point in result["front"]} <= tried

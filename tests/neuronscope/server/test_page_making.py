@@ -142,3 +142,34 @@ def test_training_is_scrubbed_by_epoch(page: Any, api: httpx.Client) -> None:
     page.locator("input.epochs").fill("0")
     page.locator("button:has-text('Play')").click()
     page.wait_for_function(f"() => document.querySelector('input.epochs').value === '{EPOCHS - 1}'")
+
+
+def test_exact_impacts_are_shown_where_they_are_known(page: Any, api: httpx.Client, sizes: list[int]) -> None:
+    page.locator("section[aria-label='Neuron map'] select").first.select_option("exact")
+    page.locator("form:has-text('Find out') select").select_option("1")
+    page.locator("button:has-text('Find out the exact impact')").click()
+    page.wait_for_selector("form:has-text('Find out') .working")
+    page.wait_for_selector("form:has-text('Find out') .working", state="detached")
+    body = {"layer_index": 1, "method": "exact"}
+    told = [
+        one["impact_score"] for one in api.post("/api/pruning/neuron-importance", json=body).json()["importance_scores"]
+    ]
+    values = np.frombuffer(api.get("/api/neurons.bin?metric=exact").content, "<f4")
+    assert np.isnan(values[: sizes[0]]).all()
+    np.testing.assert_allclose(values[sizes[0] : sizes[0] + sizes[1]], told, rtol=1e-6)
+    page.locator("#tab-table").click()
+    page.locator("section[aria-label='Table of neurons'] select").first.select_option("highest")
+    page.wait_for_selector(f"button:has-text('layer 1, neuron {int(np.argmax(told))}')")
+    shown = page.locator(".rows tbody tr").first.locator("td").nth(2).text_content()
+    assert float(shown) == pytest.approx(max(told), rel=6e-3)
+
+
+def test_the_time_is_estimated_from_the_operations(page: Any, api: httpx.Client, sizes: list[int]) -> None:
+    slide(page, 50)
+    score(page, sum(int(size * 0.5 + 1e-9) for size in sizes))
+    told = api.get("/api/models/latency").json()
+    gone = sum(share * int(size * 0.5 + 1e-9) for share, size in zip(told["neuron_shares"], sizes, strict=True))
+    shown = page.locator("dt:has-text('one forward, estimated') + dd").text_content()
+    before, after = (float(part.removesuffix(" ms")) for part in shown.split(" → "))
+    assert before == pytest.approx(told["latency_ms"], rel=6e-3)
+    assert after == pytest.approx(told["latency_ms"] * (1 - gone), rel=6e-3)

@@ -66,7 +66,7 @@ export async function job(path, body, { method = 'POST', ...options } = {}) {
 }
 
 // The same for a job that was started before.
-export async function follow(id, { signal, progress } = {}) {
+export async function follow(id, { signal, progress, partial } = {}) {
   const address = `/api/jobs/${encodeURIComponent(id)}`;
   if (signal?.aborted) {
     send('DELETE', address).catch(() => {});
@@ -83,6 +83,7 @@ export async function follow(id, { signal, progress } = {}) {
     // The browser connects again by itself; this finds out whether there is anybody to connect to.
     events.addEventListener('error', () => { reach('/api/health').catch(() => {}); });
     events.addEventListener('progress', event => progress?.(JSON.parse(event.data)));
+    events.addEventListener('partial', event => partial?.(JSON.parse(event.data)));
     events.addEventListener('state', event => {
       if (['queued', 'running'].includes(JSON.parse(event.data).state)) return;
       events.close();

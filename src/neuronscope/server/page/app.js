@@ -93,6 +93,12 @@ function Bench({ card, models, changed, turnTo }) {
   const [text, setText] = useState(() => firstText(card));
   const [metric, setMetric] = useState(firstMetric);
   const edited = () => setTurn(turn => turn + 1);
+  const [latency, setLatency] = useState(null);
+  useEffect(() => {
+    const stop = new AbortController();
+    job('/api/models/latency', undefined, { method: 'GET', signal: stop.signal }).then(setLatency, () => {});
+    return () => stop.abort();
+  }, []);
   useEffect(() => { look({ focus: focus && focus.join('-') }); }, [focus]);
   useEffect(() => { // what could not be asked is asked now
     addEventListener('reachable', edited);
@@ -111,7 +117,7 @@ function Bench({ card, models, changed, turnTo }) {
     addEventListener('keydown', keys);
     return () => removeEventListener('keydown', keys);
   }, [selection]);
-  const shared = { card, selection, turn, edited, focus, setFocus, values, setValues, text, setText, metric, setMetric, models, changed, turnTo };
+  const shared = { card, selection, turn, edited, focus, setFocus, values, setValues, latency, text, setText, metric, setMetric, models, changed, turnTo };
   return html`<main>
     <${NeuronMap} ...${shared} />
     <div class="side">

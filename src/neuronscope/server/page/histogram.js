@@ -5,15 +5,17 @@ import { number } from '/words.js';
 
 const BINS = 80;
 
-// The bin of every value, and how many are in each.
+// The bin of every value, and how many are in each; what is not known is in none.
+const NONE = 255;
+
 export function binned(values, least, most) {
   const bins = new Uint8Array(values.length);
   const all = new Uint32Array(BINS);
   const factor = BINS / (most - least || 1);
   for (let index = 0; index < values.length; index++) {
-    const bin = Math.min(BINS - 1, Math.max(0, Math.floor((values[index] - least) * factor)));
+    const bin = Number.isNaN(values[index]) ? NONE : Math.min(BINS - 1, Math.max(0, Math.floor((values[index] - least) * factor)));
     bins[index] = bin;
-    all[bin] += 1;
+    if (bin !== NONE) all[bin] += 1;
   }
   return { bins, all };
 }
@@ -21,7 +23,7 @@ export function binned(values, least, most) {
 // How many of the chosen are in each bin.
 export function counted(bins, chosen) {
   const own = new Uint32Array(BINS);
-  for (let index = 0; index < bins.length; index++) own[bins[index]] += chosen[index];
+  for (let index = 0; index < bins.length; index++) if (chosen[index] && bins[index] !== NONE) own[bins[index]] += 1;
   return own;
 }
 
@@ -29,7 +31,7 @@ export function Histogram({ values, scale, selection, turn, choose }) {
   const box = useRef(null);
   const { bins, all } = useMemo(() => binned(values, scale.least, scale.most), [values]);
   const own = useMemo(() => counted(bins, selection.chosen), [bins, turn]);
-  const highest = Math.max(...all);
+  const highest = Math.max(...all, 1);
   // A square root, so that rare values can be seen too.
   const height = count => 40 * Math.sqrt(count / highest);
   const bars = counts => Array.from(counts, (count, bin) => count

@@ -1,13 +1,13 @@
 // The map with its controls: colour, thresholds, zoom, brush, keyboard.
 
 import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from '/vendor/htm-preact.js';
-import { floats, floatsAndModel } from '/api.js';
+import { floats, floatsAndModel, job } from '/api.js';
 import { look, looked } from '/address.js';
 import { Histogram } from '/histogram.js';
 import { rectangle, useBrush } from '/brush.js';
 import { sortedValues } from '/in_order.js';
 import { moved, Painter, scaleOf, zoomed } from '/map.js';
-import { number, Problem } from '/words.js';
+import { number, Problem, Working } from '/words.js';
 
 export const METRICS = {
   magnitude: 'mean |weight|',
@@ -17,6 +17,7 @@ export const METRICS = {
   variance: 'variance on samples',
   'first-order': 'change of the loss, first order',
   impact: 'estimated impact',
+  exact: 'exact impact, where known',
 };
 const WHOLE = { from: 0, to: 1 };
 
@@ -39,12 +40,34 @@ async function valuesOf(metric, fingerprint) {
 
 export function firstMetric() { return looked('metric') in METRICS ? looked('metric') : 'magnitude'; }
 
+// The exact impact of all neurons of a layer is a job of its own.
+function FindOut({ selection, layer, done }) {
+  const [wanted, setWanted] = useState(null);
+  const [working, setWorking] = useState(null);
+  const [problem, setProblem] = useState(null);
+  const own = wanted ?? layer;
+  const start = async event => {
+    event.preventDefault();
+    setProblem(null);
+    setWorking({ description: 'starting', share: null });
+    try {
+      await job('/api/pruning/neuron-importance', { layer_index: own, method: 'exact' }, { progress: setWorking });
+      done();
+    } catch (error) { setProblem(error); }
+    setWorking(null);
+  };
+  return html`<form class="row" onSubmit=${start}>
+    <label>Layer <select value=${own} onChange=${event => setWanted(Number(event.target.value))}>${selection.sizes.map((_, index) => html`<option value=${index}>${index}</option>`)}</select></label>
+    <button disabled=${Boolean(working)}>Find out the exact impact of each</button> <${Working} on=${working} /> <${Problem} error=${problem} /></form>`;
+}
+
 export function NeuronMap({ card, selection, turn, edited, focus, setFocus, values, setValues, metric, setMetric }) {
   const canvas = useRef(null);
   const [view, setView] = useState(firstView);
   const [share, setShare] = useState(0);
   const [problem, setProblem] = useState(null);
   const [over, setOver] = useState(null);
+  const [again, setAgain] = useState(0);
   const [whole, setWhole] = useState(false);
   const [free, setFree] = useState(false);
   const [corner, setCorner] = useState(null);
@@ -57,7 +80,7 @@ export function NeuronMap({ card, selection, turn, edited, focus, setFocus, valu
       found => { if (current) { setValues(found); setProblem(null); } },
       error => { if (current) setProblem(error); });
     return () => { current = false; };
-  }, [metric, card]);
+  }, [metric, card, again]);
   useEffect(() => { look({ view: view.from === 0 && view.to === 1 ? null : `${view.from.toFixed(4)}-${view.to.toFixed(4)}` }); }, [view]);
   const scale = useMemo(() => values && scaleOf(values), [values]);
   useEffect(() => {
@@ -158,6 +181,7 @@ export function NeuronMap({ card, selection, turn, edited, focus, setFocus, valu
       </span>
     </div>
     <${Problem} error=${problem} />
+    ${metric === 'exact' && html`<${FindOut} selection=${selection} layer=${focus?.[0] ?? 0} done=${() => setAgain(again => again + 1)} />`}
     <div class="plot">
       <div class="layers" aria-hidden="true">${selection.sizes.map((_, layer) => layer % every === 0 && html`<span style=${{ top: `${100 * (layer + 0.5) / selection.sizes.length}%` }}>${layer}</span>`)}</div>
       <div class="canvas"><canvas ref=${canvas} tabindex="0" role="application" class=${values ? '' : 'waiting'}

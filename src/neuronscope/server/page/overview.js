@@ -1,21 +1,17 @@
 // The model at a glance: its card, how each layer's neurons are spread, how many weights are zero, and what is frozen.
 
 import { html, useEffect, useMemo, useState } from '/vendor/htm-preact.js';
-import { get, job } from '/api.js';
+import { get } from '/api.js';
 import { binned, counted } from '/histogram.js';
 import { METRICS } from '/neuron_map.js';
 import { scaleOf } from '/map.js';
 import { megabytes, number, percent, Problem } from '/words.js';
 
-export function Overview({ card, selection, values, metric, turn, setFocus }) {
+export function Overview({ card, selection, values, metric, latency, turn, setFocus }) {
   const [weights, setWeights] = useState(null);
-  const [latency, setLatency] = useState(null);
   const [problem, setProblem] = useState(null);
   useEffect(() => {
-    const stop = new AbortController();
     get('/api/pruning/weight-analysis').then(setWeights, setProblem);
-    job('/api/models/latency', undefined, { method: 'GET', signal: stop.signal }).then(setLatency, error => { if (error.name !== 'AbortError') setProblem(error); });
-    return () => stop.abort();
   }, [card]);
   const sparsity = useMemo(() => weights && sparsityByLayer(weights, card), [weights]);
   const scale = useMemo(() => values && scaleOf(values), [values]);
@@ -27,7 +23,7 @@ export function Overview({ card, selection, values, metric, turn, setFocus }) {
         <dt>layers with neurons</dt><dd>${card.layers}, ${number(selection.total)} neurons</dd>
         <dt>parameters</dt><dd>${number(card.parameters)}, ${card.dtypes.join(', ')}</dd>
         <dt>size</dt><dd>${megabytes(card.bytes)}</dd>
-        <dt>one forward${latency?.input_shape ? `, ${latency.input_shape.join(' × ')}` : ''}</dt><dd>${latency ? `${number(latency.latency_ms)} ms on ${card.device}` : problem ? '–' : 'measuring …'}</dd>
+        <dt>one forward${latency?.input_shape ? `, ${latency.input_shape.join(' × ')}` : ''}</dt><dd>${latency ? `${number(latency.latency_ms)} ms on ${card.device}` : 'measuring …'}</dd>
         <dt>zero weights</dt><dd>${weights ? `${percent(weights.overall_sparsity)}: ${weights.sparsity_band} sparsity` : '…'}</dd>
       </dl>
       <div>

@@ -9,7 +9,7 @@ const FIRST = 'import os\nimport sys\n\ndef main(argv):\n    path = os.path.join
 
 export const textsOf = text => text.split(/\n\s*\n\s*\n/).filter(part => part.trim());
 
-export function Simulation({ card, selection, turn, edited, changed, turnTo, text, setText }) {
+export function Simulation({ card, selection, turn, edited, changed, turnTo, latency, text, setText }) {
   const [ablation, setAblation] = useState('zero');
   const [found, setFound] = useState(null);
   const [working, setWorking] = useState(null);
@@ -69,6 +69,7 @@ export function Simulation({ card, selection, turn, edited, changed, turnTo, tex
     setWorking(null);
   };
   const metrics = found?.metrics;
+  const left = latency && 1 - latency.neuron_shares.reduce((sum, share, layer) => sum + share * selection.counts[layer], 0);
   return html`<section aria-label="Without the chosen neurons">
     <h2>${count ? `Without ${number(count)} of them` : 'What if some were gone?'}</h2>
     <${Problem} error=${problem} />
@@ -82,6 +83,7 @@ export function Simulation({ card, selection, turn, edited, changed, turnTo, tex
         <dt>KL divergence, nats</dt><dd>${number(metrics.kl)}</dd>
         <dt>first choices that stay</dt><dd>${percent(metrics.top1_agreement)}</dd>
         <dt>parameters</dt><dd>${number(found.saved.parameters_before)} → ${number(found.saved.parameters_after)}</dd>
+        ${latency && html`<dt>one forward, estimated</dt><dd>${number(latency.latency_ms)} → ${number(latency.latency_ms * left)} ms</dd>`}
         <dt>size</dt><dd>${megabytes(card.bytes)} → ${megabytes(card.bytes - found.saved.bytes_saved)}</dd>
       </dl>
       ${found.continuations?.map(one => html`<div class="says">

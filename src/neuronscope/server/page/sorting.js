@@ -2,7 +2,9 @@
 
 addEventListener('message', ({ data: { id, values, sizes, rows, order } }) => {
   if (rows) {
-    rows.sort(order === 'lowest' ? (a, b) => values[a] - values[b] || a - b : (a, b) => values[b] - values[a] || a - b);
+    const sign = order === 'lowest' ? 1 : -1;
+    const key = at => Number.isNaN(values[at]) ? Infinity : sign * values[at]; // what is not known comes last
+    rows.sort((a, b) => { const one = key(a); const other = key(b); return one < other ? -1 : one > other ? 1 : a - b; });
     postMessage({ id, rows }, [rows.buffer]);
     return;
   }

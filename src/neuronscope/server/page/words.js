@@ -2,7 +2,7 @@
 
 import { html } from '/vendor/htm-preact.js';
 
-export const number = value => value === null || value === undefined ? '–'
+export const number = value => value === null || value === undefined || Number.isNaN(value) ? '–'
   : Number.isInteger(value) || Math.abs(value) >= 1000 ? Math.round(value).toLocaleString('en') : Number(value).toPrecision(3);
 export const signed = value => value === null || value === undefined ? '–' : (value >= 0 ? '+' : '') + number(value);
 export const percent = value => value === null || value === undefined ? '–' : `${(100 * value).toFixed(1)} %`;
