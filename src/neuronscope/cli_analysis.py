@@ -110,6 +110,8 @@ def impact(
     json: Json = False,
 ) -> None:
     """Try the model without some neurons; it is not changed."""
+    from neuronscope.movement import verdict
+
     analyzer = _analyzer(model)
     chosen, inputs = _pairs(neurons), _inputs(analyzer, text)
     found = analyzer.simulate(chosen, inputs, ablation=ablation)  # type: ignore[arg-type]  # checked there
@@ -120,8 +122,7 @@ def impact(
         return
     metrics = found.metrics
     table = _table("measure", "value")
-    verdict = "safe" if found.safe_to_prune else "caution" if found.impact_score <= 0.3 else "avoid"
-    table.add_row("impact score", f"{found.impact_score:.4f} ({verdict})")
+    table.add_row("impact score", f"{found.impact_score:.4f} ({verdict(found.impact_score)})")
     for name, value in (
         ("KL divergence, nats", metrics.kl),
         ("change of the loss, nats", metrics.loss_change),
@@ -197,6 +198,8 @@ def batch(
     json: Json = False,
 ) -> None:
     """Try many neurons, each alone and all together."""
+    from neuronscope.movement import verdict
+
     analyzer = _analyzer(model)
     chosen = [{"layer_index": layer, "neuron_index": neuron} for layer, neuron in _pairs(neurons)]
     found = analyzer.batch_pruning_analysis(_inputs(analyzer, text), chosen, batch_size, approximate=approximate)
@@ -205,8 +208,8 @@ def batch(
         return
     table = _table("layer", "neuron", "impact", "")
     for one in found["individual_impacts"]:
-        verdict = "safe" if one["safe_to_prune"] else "avoid" if one["impact_score"] > 0.3 else "caution"
-        table.add_row(str(one["layer_index"]), str(one["neuron_index"]), f"{one['impact_score']:.4f}", verdict)
+        score = one["impact_score"]
+        table.add_row(str(one["layer_index"]), str(one["neuron_index"]), f"{score:.4f}", verdict(score))
     Console().print(table)
     together, advice = found["cumulative_impact"], found["recommendations"]
     typer.echo(

@@ -25,6 +25,11 @@ SAFE, RISKY = 0.1, 0.3
 """Below the first a removal is safe, above the second it is to be avoided."""
 
 
+def verdict(score: float) -> str:
+    """What people are told of an impact score: "safe", "caution" or "avoid"."""
+    return "safe" if score < SAFE else "caution" if score <= RISKY else "avoid"
+
+
 @dataclass(frozen=True)
 class Movement:
     """Over `places` answers: the `score`; the mean divergence `kl` of the choices in nats, KL(before ‖ after), and the

@@ -25,7 +25,7 @@ export function scaleOf(values) {
     if (values[index] < least) least = values[index];
     if (values[index] > most) most = values[index];
   }
-  if (least > most) return { low: 0, high: 0, least: 0, most: 0 };
+  if (least > most) return { low: 0, high: 0, least: 0, most: 0, none: true };
   const step = Math.max(1, Math.floor(values.length / SAMPLE));
   const some = [];
   for (let index = 0; index < values.length; index += step) if (!Number.isNaN(values[index])) some.push(values[index]);

@@ -192,7 +192,7 @@ export function NeuronMap({ card, selection, turn, edited, focus, setFocus, valu
     </div>
     <div class="row legend">
       <span class="ramp" aria-hidden="true"></span>
-      <span>${scale ? `${number(scale.low)} to ${number(scale.high)}` : problem ? '' : 'working …'}</span>
+      <span>${scale ? (scale.none ? 'none known yet' : `${number(scale.low)} to ${number(scale.high)}`) : problem ? '' : 'working …'}</span>
       <span class="mark" aria-hidden="true"></span><span>chosen</span>
       <span class="where" role="status">${shown && values
         ? `layer ${shown[0]}, neuron ${shown[1]}: ${number(values[selection.starts[shown[0]] + shown[1]])}` : 'Click, or drag over neurons; with shift to take them out again.'}${corner ? ` A rectangle begins at layer ${corner[0]}, neuron ${corner[1]}: x ends it, Escape drops it.` : ''}</span>
