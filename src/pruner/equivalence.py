@@ -31,6 +31,8 @@ from tracker.neuron_map import NeuronMap
 
 NOISE_FACTOR = 4.0
 WIDEST = 0.1
+_MULTIPLIED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_LONGEST = 2**16
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,9 @@ def expect(model: nn.Module, neurons: NeuronMap, removed: Mapping[str, Tensor], 
 def _reordering(neurons: NeuronMap, removed: Mapping[str, Tensor], like: Tensor) -> float:
     """What `reordered` says of the longest sum over neurons that go; at least 1."""
     terms = max((read.positions.size for name in removed for read in neurons[name].reads), default=1)
-    if terms < 2 or not like.is_floating_point() or like.is_meta:
+    if terms < 2 or like.is_meta or like.dtype not in _MULTIPLIED:
         return 1.0
-    return max(1.0, reordered(like.device, like.dtype, 1 << (terms - 1).bit_length()))
+    return max(1.0, reordered(like.device, like.dtype, min(1 << (terms - 1).bit_length(), _LONGEST)))
 
 
 @cache

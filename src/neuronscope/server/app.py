@@ -66,7 +66,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version="1",
         summary="What would happen if these neurons went.",
         description="Every error is `{error, details}`. Long work is a job: with `Prefer: respond-async` the answer is "
-        "202 and its address.",
+        "202 and its address. With the header `X-Model`, a fingerprint, what is meant for another model than the "
+        "current one is refused with 409.",
         lifespan=life,
         docs_url=None,  # the usual page loads scripts from elsewhere
         redoc_url=None,

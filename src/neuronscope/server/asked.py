@@ -19,6 +19,9 @@ Texts = Annotated[list[Text], Field(max_length=_LIMITS.max_texts)]
 Pair = Annotated[list[Index], Field(min_length=2, max_length=2)]
 
 
+MOST_PAIRS = 2_000_000
+
+
 def _pairs(given: object) -> object:
     """(layer, neuron) pairs from the bits of each layer (base 64, the lowest bit first), where these were sent."""
     if not isinstance(given, list) or not given or not all(isinstance(layer, str) for layer in given):
@@ -27,11 +30,13 @@ def _pairs(given: object) -> object:
         layers = [np.frombuffer(base64.b64decode(layer, validate=True), np.uint8) for layer in given]
     except binascii.Error as error:
         raise ValueError("The bits of a layer are not base 64.") from error
+    if sum(int(np.unpackbits(bits).sum()) for bits in layers) > MOST_PAIRS:  # before they take a hundred times the room
+        raise ValueError(f"More than {MOST_PAIRS} neurons are chosen.")
     chosen = [np.flatnonzero(np.unpackbits(bits, bitorder="little")).tolist() for bits in layers]
     return [[layer, neuron] for layer, neurons in enumerate(chosen) for neuron in neurons]
 
 
-Pairs = Annotated[list[Pair], Field(max_length=2_000_000), BeforeValidator(_pairs)]
+Pairs = Annotated[list[Pair], Field(max_length=MOST_PAIRS), BeforeValidator(_pairs)]
 """(layer, neuron) pairs, or for every layer its neurons as bits in base 64, the lowest bit first."""
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")]
 AblationName = Literal["zero", "mean", "repaired"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from neuronscope.server.problems import Problem
 from tracker.errors import DataError, NeuronScopeError
 from tracker.history import History
 from tracker.neuron_archive import STATISTICS
-from tracker.neuron_history import NeuronHistory, State
+from tracker.neuron_history import LayerHistory, NeuronHistory, State
 
 SUFFIX = ".safetensors"
 _NAME = re.compile(r"[\w][\w .-]{0,119}")
@@ -28,9 +29,14 @@ class Run:
     neurons: NeuronHistory
     losses: tuple[tuple[float | None, float | None], ...]
 
+    @cached_property
+    def layers(self) -> tuple[LayerHistory, ...]:
+        """All layers over all epochs, put together once."""
+        return tuple(self.neurons.layer(name) for name in self.neurons.layers)
+
     def told(self) -> dict[str, Any]:
         """Epochs with losses and accuracies, layers with sizes, and every death and revival."""
-        layers = [self.neurons.layer(name) for name in self.neurons.layers]
+        layers = self.layers
         return {
             "name": self.name,
             "model": self.neurons.model,
@@ -53,12 +59,12 @@ class Run:
 
     def values(self, statistic: str, epoch: int) -> NDArray[np.float32]:
         """A number for every neuron in order; NaN for those that were not seen, or are gone. `epoch` is an index."""
-        found = [getattr(self.neurons.layer(name), statistic)[epoch] for name in self.neurons.layers]
+        found = [getattr(layer, statistic)[epoch] for layer in self.layers]
         return np.concatenate(found).astype("<f4") if found else np.zeros(0, "<f4")
 
     def neuron(self, layer: int, neuron: int) -> dict[str, Any]:
         """One neuron over all epochs; what is NaN is None."""
-        found = self.neurons.layer(self.neurons.layers[layer])
+        found = self.layers[layer]
         curves = {name: getattr(found, name)[:, neuron] for name in STATISTICS}
         return {
             "layer_name": found.name,
@@ -86,13 +92,14 @@ class Histories:
         if path is None:
             raise Problem(404, f"There is no training history {name[:80]!r}.", "GET /api/histories lists them.")
         changed = path.stat().st_mtime_ns
-        if self._kept is None or self._kept[:2] != (path, changed):
+        kept = self._kept  # requests run side by side: another one may replace it meanwhile
+        if kept is None or kept[:2] != (path, changed):
             try:
                 neurons = NeuronHistory.load(path)
             except DataError as error:
                 raise Problem(422, str(error), "Write one with engine.save_neuron_history(path).") from error
-            self._kept = path, changed, Run(name, neurons, _losses(path, neurons.epochs))
-        return self._kept[2]
+            self._kept = kept = path, changed, Run(name, neurons, _losses(path, neurons.epochs))
+        return kept[2]
 
     def _files(self) -> dict[str, Path]:
         if self._place is None or not self._place.exists():

@@ -15,10 +15,11 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, JSONResponse, Response
 
 from neuronscope.server import asked, told
+from neuronscope.server.found_out import impacts_of_sets
 from neuronscope.server.guard import REPORT_POLICY
 from neuronscope.server.made import PREFIX, Made
 from neuronscope.server.problems import Problem
-from neuronscope.server.service import COUNTED, Service, same_model, service_of
+from neuronscope.server.service import Service, same_model, service_of
 from neuronscope.tables import write_table
 from tracker.files import atomic_path
 
@@ -105,7 +106,7 @@ async def export(here: Here, body: asked.ExportRequest) -> dict[str, str]:
     if body.type == "weight":
         rows, about = atlas.candidate_rows(10.0), {**about, **atlas.weights}
     else:
-        rows = _impacts(here, atlas.name)
+        rows = impacts_of_sets(here, atlas)
         if not rows:
             raise Problem(409, "No impact was found out yet.", "Ask for an impact analysis first.")
     stamp = time.strftime("%Y%m%d-%H%M%S")
@@ -159,23 +160,6 @@ def _made(here: Service, made: str) -> Made:
     if found is None:
         raise Problem(404, f"No model {made[:80]!r} was made here.", "POST /api/pruning/apply makes one.")
     return found
-
-
-def _impacts(here: Service, model: str) -> list[dict[str, Any]]:
-    """Every impact of a set that was found out about this model, the latest first."""
-    rows = []
-    for job in here.store.jobs(states=("done",), limit=1000):
-        if job["kind"] not in COUNTED or job["model"] != model:
-            continue
-        result = json.loads(here.pool.result(job) or b"{}")
-        params = job["params"]
-        if job["kind"] == "batch":
-            rows += [{"job": job["id"], "kind": "alone", **entry} for entry in result["individual_impacts"]]
-            continue
-        pairs = params.get("neurons") or [[params["layer_index"], n] for n in params["neuron_indices"]]
-        kept = ("impact_score", "mean_change", "max_change", "safe_to_prune", "ablation", "metrics")
-        rows.append({"job": job["id"], "kind": "together", "neurons": pairs} | {key: result[key] for key in kept})
-    return rows
 
 
 def _pack(made: Made, path: Path) -> None:

@@ -52,8 +52,7 @@ def epoch_values(
 def neuron(here: Here, name: str, layer: int, neuron: int) -> dict[str, Any]:
     """One neuron over all epochs, its index counted in the model as it was first seen."""
     run = here.histories.run(name)
-    sizes = run.told()["layer_sizes"]
-    if not 0 <= layer < len(sizes) or not 0 <= neuron < sizes[layer]:
+    if not 0 <= layer < len(run.layers) or not 0 <= neuron < run.layers[layer].size:
         raise Problem(404, f"The run has no neuron {neuron} in layer {layer}.", "See its layer_sizes.")
     return run.neuron(layer, neuron)
 

@@ -54,7 +54,7 @@ async def memory(here: Here) -> dict[str, Any]:
 @router.get("/models/latency", response_model=told.Latency)
 async def latency(request: Request, here: Here) -> Response:
     """How long one forward of the current model takes over a batch of sample inputs, measured once."""
-    return await here.answer(request, "latency", {})
+    return await here.answer(request, "latency", {"device": (await here.atlas()).card["device"]})  # kept for this one
 
 
 @router.post("/models/switch", response_model=told.Switched)

@@ -12,8 +12,9 @@ from fastapi.responses import Response
 
 from neuronscope.server import asked, told
 from neuronscope.server.atlas import METRICS
+from neuronscope.server.found_out import exact_impacts
 from neuronscope.server.problems import Problem
-from neuronscope.server.service import MODEL_HEADER, Service, accepted, exact_impacts, same_model, service_of
+from neuronscope.server.service import MODEL_HEADER, Service, accepted, same_model, service_of
 
 router = APIRouter(prefix="/api", tags=["pruning"], dependencies=[Depends(same_model)])
 

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
@@ -14,7 +13,7 @@ from neuronscope.server.atlas import Atlas
 from neuronscope.server.catalog import Catalog
 from neuronscope.server.histories import Histories
 from neuronscope.server.made import MadeModels
-from neuronscope.server.pool import Pool, key_of
+from neuronscope.server.pool import Pool
 from neuronscope.server.problems import Problem
 from neuronscope.server.settings import Settings
 from neuronscope.server.store import OVER, Store
@@ -22,8 +21,6 @@ from neuronscope.server.store import OVER, Store
 CACHED = ("impact", "simulate", "importance", "batch", "metric", "neuron", "safe-set", "patterns", "latency")
 """Jobs whose answer depends on nothing but the model's content and what was asked."""
 MODEL_HEADER = "X-Model"
-COUNTED = ("impact", "simulate", "batch")
-"""Jobs that say what a removal does: these are what an export of `impact` holds."""
 
 
 class Service:
@@ -134,31 +131,6 @@ def _meant(request: Request, atlas: Atlas) -> None:
             "Look at that one, or load this one again.",
             **{MODEL_HEADER: atlas.fingerprint},
         )
-
-
-def exact_impacts(here: Service, atlas: Atlas) -> bytes:
-    """The exact impact of every neuron of which jobs about this model found it out, float32; NaN for the others.
-
-    Of neurons that were asked for on several inputs, the latest.
-    """
-    known = np.full(sum(atlas.sizes), np.nan, "<f4")
-    starts = np.concatenate([[0], np.cumsum(atlas.sizes)])
-    for job in reversed(here.store.jobs(states=("done",), limit=1000)):
-        exact = job["kind"] == "batch" and not job["params"].get("approximate")
-        exact = exact or (job["kind"] == "importance" and job["params"].get("method") == "exact")
-        exact = exact or job["kind"] == "neuron"
-        if not exact or job["key"] != key_of(job["kind"], atlas.fingerprint, job["params"]):  # of other weights
-            continue
-        found = json.loads(here.pool.result(job) or b"{}")
-        if job["kind"] == "neuron":
-            entries = [{**found, "impact_score": found["impact"]["zero"]["impact_score"]}] if found else []
-        else:
-            entries = found.get("individual_impacts", []) + found.get("importance_scores", [])
-        for entry in entries:
-            layer, neuron = entry["layer_index"], entry["neuron_index"]
-            if layer < len(atlas.sizes) and neuron < atlas.sizes[layer]:
-                known[starts[layer] + neuron] = entry["impact_score"]
-    return known.tobytes()
 
 
 def accepted(job: Mapping[str, Any]) -> JSONResponse:

@@ -377,6 +377,10 @@ def test_neurons_may_be_sent_as_bits(small: httpx.Client) -> None:
     assert one["impact_score"] == other["impact_score"]
     assert one["neurons"] == other["neurons"] == len(pairs)
     assert small.post("/api/pruning/simulate", json={"neurons": ["no bits!"]}).status_code == 422
+    all_bits = base64.b64encode(b"\xff" * 300_000).decode()  # 2.4 million neurons in 400 kB: refused before it grows
+    refused = small.post("/api/pruning/simulate", json={"neurons": [all_bits]})
+    assert refused.status_code == 422
+    assert "More than" in refused.json()["error"]
     beyond = base64.b64encode(bytes([0] * (max(sizes) // 8 + 1) + [1])).decode()
     assert small.post("/api/pruning/simulate", json={"neurons": [beyond]}).status_code == 422
 
