@@ -132,18 +132,18 @@ def test_a_size_gets_the_rule_that_is_best_there():
 
 
 def test_where_nothing_can_go_the_model_stays():
-    model = cnn()
+    model, inputs = two_kinds()
     scores = iter([1.0] + [0.0] * 20)
-    results = optimize(model, data(), lambda _: next(scores), tolerance=0.1, rules=("uniform",), resolution=0.25)
+    results = optimize(model, inputs, lambda _: next(scores), tolerance=0.1, rules=("uniform",), resolution=0.25)
     assert results["neurons_pruned"] == 0
     assert results["search"]["chosen"] is None
 
 
 def test_tries_of_another_search_are_refused(tmp_path):
     options = {"tolerance": 2.0, "rules": ("uniform",), "resolution": 0.5, "folder": tmp_path, "dry_run": True}
-    optimize(cnn(), data(), accuracy, **options)
+    optimize(*two_kinds(), lambda _: 1.0, **options)
     with pytest.raises(DataError, match="tries of another model, or of another search"):
-        optimize(cnn(), data(), accuracy, seed=1, **options)
+        optimize(*two_kinds(), lambda _: 1.0, seed=1, **options)
 
 
 @pytest.mark.parametrize(
