@@ -9,8 +9,9 @@ import torch
 from tests.examples.entry_points import answer_with_installed
 
 from examples import custom_metric as example
+from neuronscope import reference
 from neuronscope.data_names import digits
-from neuronscope.digits import DigitsCNN, trained_cnn
+from neuronscope.digits import DigitsCNN
 from pruner import compute_metrics, metrics
 from tracker import discover
 from tracker.batches import Batch
@@ -39,7 +40,7 @@ def test_it_is_among_the_metrics(registered: None) -> None:
 
 
 def test_pruning_moves_it(registered: None) -> None:
-    found = example.agreements(trained_cnn(epochs=1), digits()[1], [0.0, 0.6])
+    found = example.agreements(reference.load("digits-cnn").model, digits()[1], [0.0, 0.6])
     assert found[0.0] == 1.0
     assert found[0.6] < 1.0
 

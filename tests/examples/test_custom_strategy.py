@@ -8,8 +8,9 @@ import torch
 from tests.examples.entry_points import answer_with_installed
 
 from examples import custom_strategy as example
+from neuronscope import reference
 from neuronscope.data_names import digits
-from neuronscope.digits import DigitsCNN, trained_cnn
+from neuronscope.digits import DigitsCNN
 from pruner import PruningEngine, create_default_config, strategies
 from tracker import discover
 from tracker.errors import ConfigError
@@ -39,7 +40,7 @@ def test_it_is_found_by_name_and_obeys_every_limit(registered: None) -> None:
 
 
 def test_chance_is_worse_than_magnitude(registered: None) -> None:
-    found = example.accuracies(trained_cnn(epochs=3), digits()[1], ["magnitude", "lottery"], 0.2)
+    found = example.accuracies(reference.load("digits-cnn").model, digits()[1], ["magnitude", "lottery"], 0.2)
     assert found["magnitude"] > found["lottery"] + 0.1
 
 
