@@ -234,9 +234,7 @@ class PruningEngine:
         layers = {name: share * progress for name, share in self.config.strategy.layer_specific_sparsity.items()}
         request = Request("gradual", strategies.gradual, target, layers, explicit=True, activity=activity)
         results = self._prune(model, request, dry_run, data_loader, optimizer)
-        first = self._first[unwrapped(model)]
-        touched = Scope.of(first, first, self.config.strategy).layers | {first[name].name for name in layers}
-        sparsity = (first.neurons - results["neurons_after"]) / sum(first[name].size for name in touched)
+        sparsity = self.share_gone(model, results["neurons_after"])
         return results | {"schedule_id": schedule_id, "epoch": epoch, "target_sparsity": target, "sparsity": sparsity}
 
     # --- looking, without removing anything
@@ -254,6 +252,13 @@ class PruningEngine:
                 discover(model, () if by_name else example, dict(example) if by_name else None)
             self._first[model] = current_map(model, data_loader)
         return self._first[model]
+
+    def share_gone(self, model: nn.Module, neurons_after: int) -> float:
+        """The share that is gone of all neurons that the layers which the configuration lets go had at first."""
+        first, options = self.see(model), self.config.strategy
+        named = {first[name].name for name in options.layer_specific_sparsity}
+        touched = Scope.of(first, first, options).layers | named
+        return (first.neurons - neurons_after) / sum(first[name].size for name in touched)
 
     def plan_by_strategy(
         self,

@@ -56,7 +56,7 @@ class GradualPruning:
 
     Args:
         model: the model that is trained; dense, or as `reshape` made it.
-        sparsity: the share of its neurons that is gone in the end.
+        sparsity: the share of its neurons, in the layers and of the kinds in scope, that is gone in the end.
         target: instead, the share of its parameters to keep in the end: {"params": 0.5}.
         begin, every, end: neurons go after step `begin`, the warm-up, then every so many steps, and last after `end`.
         schedule: "cubic", "linear", "cosine" or "exponential"; see `pruner.schedule`.
@@ -249,10 +249,9 @@ class GradualPruning:
         return searched(left, 1 - target)
 
     def _numbers(self, results: Results) -> dict[str, float]:
-        first = self.engine.see(self.model)
         numbers = {
             "sparsity_target": float(results["sparsity_target"]),
-            "sparsity": 1 - results["neurons_after"] / first.neurons,
+            "sparsity": self.engine.share_gone(self.model, results["neurons_after"]),
             "neurons": float(results["neurons_after"]),
             "parameters": float(results["parameters_after"]),
         }
