@@ -21,7 +21,6 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -121,9 +120,8 @@ def _assembled(
         order = np.argsort(scores, kind="stable")
         chosen = np.unique(order[np.linspace(0, layer.size - 1, min(sample, layer.size)).round().astype(int)])
         known = exact_impacts(model, layer, rows, scale, chosen.tolist()) if sample else np.zeros(0)
-        spread = len(known) > 0 and np.ptp(known) > 0 and np.ptp(scores[chosen]) > 0
         found.method, found.checked = method, tuple(chosen.tolist())
-        found.rank_correlation = float(spearmanr(known, scores[chosen]).statistic) if spread else math.nan
+        found.rank_correlation = _rank_correlation(known, scores[chosen])
     high = float(np.percentile(scores, 75))
     magnitude, variance = activity
     for neuron, score in enumerate(scores.tolist()):
@@ -132,6 +130,14 @@ def _assembled(
             NeuronImportance(layer.index, neuron, float(magnitude[neuron]), float(variance[neuron]), score, critical)
         )
     return found
+
+
+def _rank_correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Spearman's; NaN where either says the same of all."""
+    from scipy.stats import spearmanr  # takes as long to import as all of ours
+
+    spread = len(one) > 0 and np.ptp(one) > 0 and np.ptp(other) > 0
+    return float(spearmanr(one, other).statistic) if spread else math.nan
 
 
 def exact_impacts(

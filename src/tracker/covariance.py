@@ -6,13 +6,12 @@ of deviations from the means, its last row the means and the count. Two states m
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchmetrics import Metric
 
 from tracker.errors import ConfigError
 from tracker.meter import as_channels
@@ -93,28 +92,3 @@ def redundant_pairs(correlations: NDArray[np.float64], threshold: float) -> list
     values = correlations[one, other]
     order = np.argsort(-np.abs(values), kind="stable")
     return [(int(one[i]), int(other[i]), float(values[i])) for i in order]
-
-
-class Covariances(Metric):
-    """The covariance state of every group; reduced over ranks like any other metric."""
-
-    full_state_update = False
-
-    def __init__(self, groups: Sequence[NeuronGroup]) -> None:
-        super().__init__()
-        self.names = [group.name for group in groups]
-        for index, group in enumerate(groups):
-            zeros = torch.zeros(group.size + 1, group.size + 1, dtype=torch.float64)
-            self.add_state(f"group_{index}", zeros, dist_reduce_fx=merge_stacked)
-
-    def update(self, states: Mapping[str, Tensor]) -> None:
-        """Add the states of some data, by name of the group."""
-        for name, state in states.items():
-            attribute = f"group_{self.names.index(name)}"
-            before = getattr(self, attribute)
-            setattr(self, attribute, merge(before, state.to(before.device)))
-
-    def compute(self) -> dict[str, NDArray[np.float64]]:
-        """The covariance matrix (n, n) of every group that was read."""
-        states = {name: getattr(self, f"group_{index}").cpu() for index, name in enumerate(self.names)}
-        return {name: (s[:-1, :-1] / s[-1, -1]).numpy() for name, s in states.items() if s[-1, -1] > 0}

@@ -1,57 +1,30 @@
 """Watching a model run: whatever the consumers read goes into one small state.
 
-The state is a torchmetrics metric, so it moves between devices, resets, and is reduced over ranks like any other.
+The state is that of `tracker.sums`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torchmetrics import Metric
 
 from tracker.batches import padding_mask
-from tracker.covariance import Covariances, comoments
+from tracker.covariance import comoments
 from tracker.errors import DataError
 from tracker.meter import Meter, Scratch
-from tracker.moments import Row, empty, merge, merge_stacked, pool
+from tracker.moments import Row, merge, pool
 from tracker.neuron_map import NeuronGroup, Read
 from tracker.taps import Taps, tap
 
-
-class Moments(Metric):
-    """The block of statistics (see `tracker.moments`) of all neurons of all groups, side by side: 56 bytes a neuron.
-
-    Under distributed training every rank must call `compute`; each gets the statistics of the data of all.
-    """
-
-    full_state_update = False
-    block: Tensor
-
-    def __init__(self, groups: Sequence[NeuronGroup]) -> None:
-        super().__init__()
-        self.sizes = {group.name: group.size for group in groups}
-        self.add_state("block", empty(sum(self.sizes.values())), dist_reduce_fx=merge_stacked)
-
-    def update(self, blocks: Mapping[str, Tensor]) -> None:
-        """Add a block (7, size) for every group that was read."""
-        device = self.block.device
-        added = [
-            blocks[name].to(device) if name in blocks else empty(size).to(device) for name, size in self.sizes.items()
-        ]
-        if added:
-            self.block = merge(self.block, torch.cat(added, 1))
-
-    def compute(self) -> dict[str, Tensor]:
-        """The block of every group, on the CPU."""
-        parts = torch.split(self.block.cpu(), list(self.sizes.values()), 1)
-        return dict(zip(self.sizes, parts, strict=True))
+if TYPE_CHECKING:
+    from tracker.sums import Covariances, Moments
 
 
 class Watch:
@@ -69,11 +42,13 @@ class Watch:
     def __init__(
         self, groups: Sequence[NeuronGroup], *, covariance: bool = False, only_training: bool = False, every: int = 1
     ) -> None:
+        from tracker.sums import Covariances, Moments
+
         self.groups = tuple(groups)
         self.every = every
         self._forwards = 0
-        self.moments = Moments(self.groups)
-        self.covariances = Covariances(self.groups) if covariance else None
+        self.moments: Moments = Moments(self.groups)
+        self.covariances: Covariances | None = Covariances(self.groups) if covariance else None
         self._only_training = only_training
         self._scratch = Scratch()
         self._sites: dict[tuple[str, str, int], _Site] = {}

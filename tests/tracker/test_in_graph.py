@@ -95,6 +95,7 @@ def test_compiled_training_is_seen_like_any_other(name: str, in_place: bool) -> 
     assert not torch._dynamo.utils.counters["graph_break"]
 
 
+@pytest.mark.slow  # Inductor compiles C++
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_default_compiler_sees_the_same() -> None:
     plain, batches = made("cnn")

@@ -11,7 +11,8 @@ from torch.utils.checkpoint import checkpoint
 from tracker.discover import discover
 from tracker.errors import DataError
 from tracker.moments import Row
-from tracker.watch import Moments, Watch, watching
+from tracker.sums import Moments
+from tracker.watch import Watch, watching
 
 
 def watched(model: nn.Module, x: Tensor, **options: Any) -> Watch:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +13,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pruner.compensation.calibration import HELD_OUT
 from pruner.compensation.consumers import Consumer, input_rows, is_linear, output_rows, row_count
-from pruner.compensation.moments import Moments, MomentSums
+from pruner.compensation.moments import Moments
 from pruner.compensation.stages import Stages
 from tracker.batches import Batch
 from tracker.errors import DataError
 from tracker.neuron_map import NeuronGroup, NeuronMap, Read
 from tracker.taps import tap
+
+if TYPE_CHECKING:
+    from pruner.compensation.sums import MomentSums
 
 _ADDITIONS = (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor)
 
@@ -61,6 +64,8 @@ def observe(
 
     Raises `DataError` where what is read is not finite.
     """
+    from pruner.compensation.sums import MomentSums
+
     sums: dict[str, tuple[MomentSums, MomentSums]] = {}
     held = dense.data.held
     for number, batch in enumerate(dense.batches):

@@ -24,7 +24,10 @@ from tracker.errors import DataError, ModelNameError
 MEGABYTE = 2**20
 
 
-@pytest.mark.parametrize("name", reference.names())
+JUDGED = [pytest.param(name, marks=pytest.mark.slow if name in LANGUAGE_MODELS else ()) for name in reference.names()]
+
+
+@pytest.mark.parametrize("name", JUDGED)
 def test_it_is_as_good_as_its_card_says(name: str) -> None:
     found = reference.load(name)
     card = json.loads((found.directory / "measured.json").read_text())

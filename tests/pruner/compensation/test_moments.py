@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pruner.compensation.moments import Moments, MomentSums, pooled
+from pruner.compensation.moments import Moments, pooled
+from pruner.compensation.sums import MomentSums
 
 
 def rows(seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pruner.compensation.moments import Moments, MomentSums
+from pruner.compensation.moments import Moments
 from pruner.compensation.regression import solve
+from pruner.compensation.sums import MomentSums
 
 KEPT = torch.tensor([0, 2, 3, 5])
 
