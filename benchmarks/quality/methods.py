@@ -176,7 +176,7 @@ def _osscar(task: Task) -> None:
                 solve_consumer(work, consumer, observed[consumer.name], gone, ("least squares",))
         # Only now: a layer that reads the same neurons later must still find its own weights, which are its target.
         for name, chosen in gone.items():
-            silence(work, neurons[name], chosen)
+            silence(work, neurons, name, chosen)
         _take_over(task, neurons, bench, work, gone)
 
 
@@ -211,7 +211,7 @@ def _modegpt(task: Task) -> None:
                 new = torch.zeros_like(w)
                 new[:, s] = torch.linalg.solve(small, c[s] @ w.T).T
                 consumer.put(weight, new.to(weight.dtype))
-            silence(work, neurons[name], gone[name])
+            silence(work, neurons, name, gone[name])
         _take_over(task, neurons, bench, work, gone)
 
 
@@ -253,7 +253,7 @@ def _apart(bench: Bench, work: nn.Module, gone: Mapping[str, Tensor], repair: tu
             if consumer.name in observed and consumer.columns.keys() & gone.keys():
                 solve_consumer(work, consumer, observed[consumer.name], gone, repair)
     for name, chosen in gone.items():
-        silence(work, bench.neurons[name], chosen)
+        silence(work, bench.neurons, name, chosen)
 
 
 def _take_over(task: Task, neurons: NeuronMap, bench: Bench, work: nn.Module, gone: Mapping[str, Tensor]) -> None:

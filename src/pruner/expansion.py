@@ -187,11 +187,13 @@ def _cuts(
         key: {dim: _grown(tensor.shape[dim], runs[key][dim]) for dim in runs[key]} for key, tensor in tensors.items()
     }
     keep = {key: {dim: one.source for dim, one in dims.items()} for key, dims in grown.items()}
-    cuts = with_followers(model, tensors, keep, along)
+    cuts = with_followers(model, neurons.lengths, tensors, keep, along)
     by_name = {cut.names[0]: cut for cut in cuts if id(cut.tensor) in grown}
     fresh: list[tuple[Cut, int, Tensor]] = []
     for cut in cuts:
-        own = by_name[cut.names[0]]
+        own = by_name.get(cut.names[0])
+        if own is None:  # a length that only changes its values
+            continue
         key = id(own.tensor)
         for dim in cut.keep:
             one, consumed = grown[key][_dim_of(cut, own, dim)], _dim_of(cut, own, dim) in reads.get(key, ())

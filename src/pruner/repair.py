@@ -72,6 +72,7 @@ def repaired_in(
         for site, positions in neurons[name].slices(chosen).items():
             gone.setdefault(site.parameter, {}).setdefault(site.dim, torch.zeros(0, dtype=torch.int64))
             gone[site.parameter][site.dim] = torch.cat([gone[site.parameter][site.dim], positions])
+    directions = {length.direction: length.dim for length in neurons.lengths}
     found: dict[str, Tensor] = {}
     for name in names:
         if name not in ours or name not in theirs:
@@ -81,6 +82,9 @@ def repaired_in(
         for dim, positions in gone.get(name, {}).items():
             places.index_fill_(dim, positions.to(whole.device), False)
         if int(places.sum()) == ours[name].numel():
+            for dim, positions in gone.get(name, {}).items():
+                if name in directions and dim != directions[name]:  # so that it adds nothing to the norm
+                    whole.index_fill_(dim, positions.to(whole.device), 0)
             whole[places] = ours[name].detach().to(whole).flatten()
             found[name] = whole
     return found

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pruner.companions import Along
+from pruner.lengths import lengthened, norms
 from pruner.memory import check_alone
 from pruner.prune_result import IntegerChange
 from pruner.repair import tensors_of
@@ -22,7 +24,7 @@ from tracker import trial
 from tracker.caches import filled
 from tracker.errors import PlanError
 from tracker.fingerprint import structure_fingerprint
-from tracker.neuron_map import NeuronMap, Site
+from tracker.neuron_map import Length, NeuronMap, Site
 from tracker.sizes import write_path
 
 _DENSE_LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -77,24 +79,52 @@ def cuts_without(
         key: {dim: _staying(tensor.shape[dim], parts) for dim, parts in gone[key].items()}
         for key, tensor in tensors.items()
     }
-    return with_followers(model, tensors, keep, along or Along())
+    return with_followers(model, neurons.lengths, tensors, keep, along or Along())
 
 
 def with_followers(
-    model: nn.Module, tensors: Mapping[int, Tensor], keep: Mapping[int, Mapping[int, Tensor]], along: Along
+    model: nn.Module,
+    lengths: Sequence[Length],
+    tensors: Mapping[int, Tensor],
+    keep: Mapping[int, Mapping[int, Tensor]],
+    along: Along,
 ) -> list[Cut]:
     """The cuts of the model's own tensors, by their ids, and of all that follows them."""
     named = tensors_of(model)
     names: dict[int, list[str]] = {}
     for name, tensor in named.items():
         names.setdefault(id(tensor), []).append(name)
+    changed = [length for length in lengths if set(keep.get(id(named[length.direction]), ())) - {length.dim}]
+    tensors = {**{id(named[length.length]): named[length.length] for length in changed}, **tensors}
     check_alone(named, tensors.values())
-    cuts = [Cut(tensor, keep[key], names[key]) for key, tensor in tensors.items()]
+    cuts = [Cut(tensor, keep.get(key, {}), names[key]) for key, tensor in tensors.items()]
     for cut in list(cuts):
         for follower in along.followers(cut.names, cut.tensor, set(names)):
             kept = {own: cut.keep[dim] for own, dim in follower.dims.items() if dim in cut.keep}
             cuts.append(Cut(follower.tensor, kept, cut.names, follower.degree))
-    return cuts
+    return _lengths_first(cuts, changed, (named, *along.twins))
+
+
+def _lengths_first(cuts: list[Cut], lengths: Iterable[Length], models: Sequence[Mapping[str, Tensor]]) -> list[Cut]:
+    """Every length, and every copy of it, follows its own direction, and before that one is cut."""
+    by_tensor = {id(cut.tensor): cut for cut in cuts}
+    first: dict[int, Cut] = {}
+    for length in lengths:
+        own, *twins = [(named[length.length], by_tensor[id(named[length.direction])]) for named in models]
+        directions = {id(tensor): direction for tensor, direction in twins}
+        for cut in cuts:
+            if length.length in cut.names and cut.degree is None:
+                direction = directions.get(id(cut.tensor), own[1])
+                cut.edits.append(partial(_with_norm_of, direction=direction, length=length))
+                first[id(cut)] = cut
+    return [*first.values(), *(cut for cut in cuts if id(cut) not in first)]
+
+
+def _with_norm_of(data: Tensor, direction: Cut, length: Length) -> Tensor:
+    before = norms(direction.tensor, length)
+    if length.dim in direction.keep:
+        before = before.index_select(length.dim, direction.keep[length.dim].to(before.device))
+    return lengthened(data, before, norms(_made(direction), length))
 
 
 def integer_changes(

@@ -30,7 +30,7 @@ from tracker.groups import LabelledSite, frozen_parts, group
 from tracker.integers import integers_of, solve
 from tracker.labels import Block, Grid
 from tracker.layer_integers import layer_integers
-from tracker.neuron_map import Frozen, Integer, NeuronGroup, NeuronMap
+from tracker.neuron_map import Frozen, Integer, Length, NeuronGroup, NeuronMap
 from tracker.resolve import resolve
 from tracker.sizes import Attribute, integer_attributes, read_path, write_path
 from tracker.tensors import tensors_in
@@ -224,6 +224,7 @@ def _map(model: nn.Module, flow: Flow, sites: list[LabelledSite], *, query_heads
         fingerprint=structure_fingerprint(model),
         model=type(model).__name__,
         operators_without_rule=dict(flow.operators_without_rule),
+        lengths=tuple(Length(*normed[:3]) for normed in flow.normed.values()),
     )
     return _refuse(whole, refused)
 

@@ -82,6 +82,18 @@ class Writing(NamedTuple):
     operator: str
 
 
+class Normed(NamedTuple):
+    """A weight that is computed as `length · direction / ‖direction‖` of two parameters.
+
+    Each index of `dim` has a norm of its own; `summed` are the labels of the axes that it sums over.
+    """
+
+    direction: str
+    length: str
+    dim: int
+    summed: tuple[Labels, ...]
+
+
 class Frame(NamedTuple):
     """A module that is running."""
 

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from tracker import calls
 from tracker.code_sites import Place, Spot, spot
 from tracker.errors import DiscoveryError
-from tracker.findings import Carried, Consumption, Equation, Frame, NumberUse, Sum, Writing, Written
+from tracker.findings import Carried, Consumption, Equation, Frame, Normed, NumberUse, Sum, Writing, Written
 from tracker.labels import Block, Grid, Labels, LabelSpace, constant_axes
 from tracker.numbers import Use
 from tracker.places import running
@@ -50,6 +50,7 @@ class Flow:
     written: list[Writing] = field(default_factory=list)
     unlabelled: set[str] = field(default_factory=set)  # parameters that weights without labels are computed from
     sums: list[Sum] = field(default_factory=list)
+    normed: dict[str, Normed] = field(default_factory=dict)  # by the name of the length
     own_memory: set[int] = field(default_factory=set)  # of parameters and buffers
     unused: dict[int, tuple[Tensor, list[tuple[Labels, str]]]] = field(default_factory=dict)  # results, by their id
     asked: set[int] = field(default_factory=set)  # tensors whose picks the running rule sees to, by their id
@@ -231,6 +232,14 @@ class Flow:
         """A weight has lost its labels on the way from the parameters it is computed from."""
         if storage(weight) not in self.own_memory:
             self.unlabelled |= self.origin(weight) or frozenset()
+
+    def note_length(self, direction: Tensor, length: Tensor, dim: int, summed: tuple[Labels, ...]) -> bool:
+        """The product of two parameters, the first one normed, is a weight; False where they are no such pair."""
+        if not {storage(direction), storage(length)} <= self.own_memory:
+            return False
+        (own,), (factor,) = self.origin(direction) or ("",), self.origin(length) or ("",)
+        known = self.normed.setdefault(factor, Normed(own, factor, dim, summed))
+        return bool(own) and known[:3] == (own, factor, dim)
 
     def note_reader(self, x: Tensor, axis: int, read: Labels, weight: Tensor, site: Labels) -> None:
         """A weight, whose contracted axis has the labels `site`, reads `read` along an axis of `x`."""

@@ -143,9 +143,21 @@ class Integer:
     follows: Mapping[str, int]
 
 
+class Length(NamedTuple):
+    """A weight kept as a direction and a length (weight norm): it is `length · direction / ‖direction‖`.
+
+    Both are names of parameters. Each index of `dim` has a norm of its own, over all other dimensions: what is removed
+    there makes the direction shorter, and the length has to make up for it.
+    """
+
+    direction: str
+    length: str
+    dim: int
+
+
 @dataclass(frozen=True)
 class NeuronMap:
-    """Every neuron of a model, what is frozen and why, and the integers that must follow a removal."""
+    """Every neuron of a model, what is frozen and why, and the integers and lengths that must follow a removal."""
 
     groups: tuple[NeuronGroup, ...]
     frozen: tuple[Frozen, ...] = ()
@@ -153,6 +165,7 @@ class NeuronMap:
     fingerprint: str = ""
     model: str = ""
     operators_without_rule: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    lengths: tuple[Length, ...] = ()
 
     @property
     def neurons(self) -> int:
@@ -213,6 +226,7 @@ class NeuronMap:
             ],
             "integers": [{"module": i.module, "path": list(i.path), "follows": dict(i.follows)} for i in self.integers],
             "operators_without_rule": dict(self.operators_without_rule),
+            "lengths": [list(length) for length in self.lengths],
         }
 
     @classmethod
@@ -236,6 +250,7 @@ class NeuronMap:
                 fingerprint=data["fingerprint"],
                 model=data["model"],
                 operators_without_rule=dict(data["operators_without_rule"]),
+                lengths=tuple(Length(*length) for length in data.get("lengths", ())),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise DiscoveryError(

@@ -21,7 +21,8 @@ from pruner.compensation.moments import Moments
 from pruner.compensation.observation import Observed, observe
 from pruner.compensation.regression import Method, Solution, solve
 from pruner.compensation.stages import Stages
-from tracker.neuron_map import NeuronGroup, NeuronMap
+from pruner.lengths import lengthened, norms
+from tracker.neuron_map import NeuronMap
 from tracker.progress import progress
 
 METHODS: tuple[Method, ...] = ("least squares", "bias", "none")
@@ -99,7 +100,7 @@ def prune_in_order(
     for group in neurons:  # those that nobody can be solved for
         if group.name in wanted.neurons and not consumers.reading(group.name):
             gone[group.name] = wanted.neurons[group.name]
-            silence(pruned.model, group, gone[group.name])
+            silence(pruned.model, neurons, group.name, gone[group.name])
     for stage, unit in walk(consumers.found, "Solving", dense, pruned):
         reads = [name for name in unit[0].columns if name in wanted.groups]
         if not reads:
@@ -112,7 +113,7 @@ def prune_in_order(
         for consumer in ran:
             solved.append(solve_consumer(pruned.model, consumer, observed[consumer.name], gone, methods))
         for name in reads:
-            silence(pruned.model, neurons[name], gone[name])
+            silence(pruned.model, neurons, name, gone[name])
     return gone, solved
 
 
@@ -149,7 +150,7 @@ def problems_of(
             continue
         one = observed[consumer.name]
         moments = one.fit
-        weight = model.get_parameter(consumer.weight).detach()
+        weight = consumer.weight_in(model)
         matrix = consumer.matrix(weight).double()
         about = moments if consumer.bias is not None else moments.about_zero()
         energy = _energy(consumer, moments, weight)
@@ -180,10 +181,8 @@ def solve_consumer(
     methods: Sequence[Method] = METHODS,
 ) -> SolvedLayer:
     """Solve for what stays of a consumer, and write it into the model."""
-    parameter = model.get_parameter(consumer.weight)
-    weight = parameter.detach()
     kept = kept_columns(consumer, gone)
-    matrix = consumer.matrix(weight)
+    matrix = consumer.matrix(consumer.weight_in(model))
     own = torch.eye(matrix.shape[1], dtype=torch.float64, device=matrix.device) if consumer.form == "mixing" else matrix
     offset = None
     if consumer.form == "matrix" and consumer.bias is not None and consumer.bias.sign > 0:
@@ -212,7 +211,7 @@ def solve_consumer(
 
 
 def _write(model: nn.Module, consumer: Consumer, matrix: Tensor, solution: Solution) -> None:
-    weight = model.get_parameter(consumer.weight).data
+    weight = consumer.weight_in(model)
     if consumer.bias is not None and solution.shift is not None:
         tensor = model.get_submodule(consumer.bias.name.rpartition(".")[0])
         bias: Tensor = getattr(tensor, consumer.bias.name.rpartition(".")[2]).data
@@ -220,6 +219,7 @@ def _write(model: nn.Module, consumer: Consumer, matrix: Tensor, solution: Solut
         part += (consumer.bias.sign * consumer.constant(weight, solution.shift)).to(bias.dtype)
     new = solution.matrix if consumer.form == "matrix" else matrix.double() @ solution.matrix
     consumer.put(weight, new.to(weight.dtype))
+    consumer.give(model, weight)
 
 
 def kept_columns(consumer: Consumer, gone: Mapping[str, Tensor]) -> Tensor:
@@ -231,10 +231,19 @@ def kept_columns(consumer: Consumer, gone: Mapping[str, Tensor]) -> Tensor:
     return torch.from_numpy(np.flatnonzero(stays))
 
 
-def silence(model: nn.Module, group: NeuronGroup, neurons: Collection[int] | Tensor) -> None:
+def silence(model: nn.Module, neurons: NeuronMap, group: str, gone: Collection[int] | Tensor) -> None:
     """Zero the weights that read these neurons: the same function as their removal."""
-    slices = group.slices(neurons)
+    slices = neurons[group].slices(gone)
     named = dict(model.named_parameters(remove_duplicate=False))
-    for site in group.consumers:
-        weight = named[site.parameter].data
-        weight.index_fill_(site.dim, slices[site].to(weight.device), 0)
+    lengths = {length.direction: length for length in neurons.lengths}
+    for site in neurons[group].consumers:
+        weight, length = named[site.parameter].data, lengths.get(site.parameter)
+        places = slices[site].to(weight.device)
+        if length is None:
+            weight.index_fill_(site.dim, places, 0)
+        elif site.dim == length.dim:  # a direction of zeros would be none
+            named[length.length].data.index_fill_(site.dim, places, 0)
+        else:
+            before, value = norms(weight, length), named[length.length].data
+            weight.index_fill_(site.dim, places, 0)
+            value.copy_(lengthened(value, before, norms(weight, length)))

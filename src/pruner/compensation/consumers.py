@@ -9,7 +9,7 @@ A grouped convolution is as many consumers as it has groups.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tracker.neuron_map import NeuronMap, Read
+from pruner.lengths import norms
+from tracker.neuron_map import Length, NeuronMap, Read
 
 MOST_PATCH_COLUMNS = 4608
 """Wider patches than 512 channels of 3 × 3 are not regressed on as such; their channels are mixed."""
@@ -40,7 +41,8 @@ class Consumer:
     `channels` and `outputs` are the parts of the weight's dimensions that it takes up (all, but for grouped
     convolutions). `columns` says, for each group of neurons, which columns each neuron is: shape (size, k).
     `size` is the number of all columns, those that are no neurons' included.
-    `form` is "matrix" where the layer's output is the regression's target, and "mixing" where its input is.
+    `form` is "matrix" where the layer's output is the regression's target, and "mixing" where its input is. With
+    `length`, the weight is the normed direction of that length.
     """
 
     module: str
@@ -53,11 +55,27 @@ class Consumer:
     bias: Bias | None
     size: int
     columns: Mapping[str, NDArray[np.int64]]
+    length: Length | None = None
 
     @property
     def name(self) -> str:
         """The weight's name, and which group of it where there are several."""
         return self.weight if self.outputs is None else f"{self.weight}[{self.outputs[0]}:{self.outputs[1]}]"
+
+    def weight_in(self, model: nn.Module) -> Tensor:
+        """The weight as the layer uses it; the model's own memory where it is a parameter."""
+        weight = model.get_parameter(self.weight).data
+        if self.length is None:
+            return weight
+        length = model.get_parameter(self.length.length).data
+        return (weight.double() * (length.double() / norms(weight, self.length))).to(weight.dtype)
+
+    def give(self, model: nn.Module, weight: Tensor) -> None:
+        """Make `weight`, which came from `weight_in` and was changed in place, the one that the layer uses."""
+        if self.length is not None:
+            direction, length = model.get_parameter(self.weight).data, norms(weight, self.length)
+            direction.copy_(torch.where(length > 0, weight, direction))  # one of zeros would be none
+            model.get_parameter(self.length.length).data.copy_(length)
 
     def matrix(self, weight: Tensor) -> Tensor:
         """The weight as (rows, columns); a view where the layout allows it."""
@@ -116,6 +134,7 @@ def consumers_of(
     for name, parameter in named.items():
         owners.setdefault(id(parameter), []).append(name)
     dims = {(site.parameter, group.name): site.dim for group in neurons for site in group.consumers}
+    lengths = {length.direction: length for length in neurons.lengths}
     found: list[Consumer] = []
     left_out: dict[str, str] = {}
     for (module, weight, _), reads in places.items():
@@ -128,7 +147,11 @@ def consumers_of(
             left_out[weight] = "is no plain matrix over what it reads"
             continue
         layer = model.get_submodule(module)
-        made = list(_made(layer, module, weight, dim, named[weight], reads, shifts or {}))
+        length = lengths.get(weight)
+        made = [
+            None if one is None else replace(one, length=length)
+            for one in _made(layer, module, weight, dim, named[weight], reads, shifts or {}, normed=length is not None)
+        ]
         if any(consumer is None for consumer in made):
             left_out[weight] = "its neurons take up unequal parts of its groups"
         found += [consumer for consumer in made if consumer is not None]
@@ -157,9 +180,11 @@ def _made(
     value: Tensor,
     reads: Mapping[str, Read],
     shifts: Mapping[str, Bias],
+    *,
+    normed: bool,
 ) -> Iterator[Consumer | None]:
     read = next(iter(reads.values()))
-    own = f"{module}.weight".lstrip(".") == weight and read.how == "input"
+    own = (normed or f"{module}.weight".lstrip(".") == weight) and read.how == "input"
     taps = patch_size(layer) if own else None
     count = layer.groups if own and isinstance(layer, nn.modules.conv._ConvNd) else 1
     plain = own and (is_linear(layer) or taps is not None)

@@ -79,7 +79,7 @@ def _curve(
         gone = elimination.order[:count].cpu()
         for consumer in readers:
             solve_consumer(work, consumer, observed[consumer.name], {name: gone}, METHODS)
-        silence(work, bench.neurons[name], gone)
+        silence(work, bench.neurons, name, gone)
         measured[count] = bench.near(work)
         theirs = tensors_of(bench.model)
         for own, tensor in tensors_of(work).items():

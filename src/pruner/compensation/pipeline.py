@@ -147,11 +147,12 @@ class _Steps:
         self._bench, self._gone = bench, gone
         silent = bench.copy()
         for name, chosen in gone.items():
-            silence(silent, bench.neurons[name], chosen)
+            silence(silent, bench.neurons, name, chosen)
         self.distances = {"removed": bench.near(silent)}
         self.best = "removed"
         self.tensors: Mapping[str, Tensor] = {}
         self.names: set[str] = set()  # of the tensors that any step has changed
+        self._lengths = {length.length: length.direction for length in bench.neurons.lengths}
         self._zeroed: dict[str, dict[int, Tensor]] = {}
         for name, chosen in gone.items():
             slices = bench.neurons[name].slices(chosen)
@@ -173,10 +174,15 @@ class _Steps:
         seen: set[int] = set()
         found = {}
         for name, tensor in tensors_of(model).items():
-            if id(tensor) not in seen and not torch.equal(tensor, self._silent(name, dense[name])):
+            follows = name in self._lengths  # changed with its direction, and only then
+            if id(tensor) not in seen and not follows and not torch.equal(tensor, self._silent(name, dense[name])):
                 found[name] = tensor.detach().clone()
             seen.add(id(tensor))
-        return found
+        return found | {
+            name: dict(model.named_parameters())[name].detach().clone()
+            for name, direction in self._lengths.items()
+            if direction in found
+        }
 
     def _silent(self, name: str, dense: Tensor) -> Tensor:
         places = self._zeroed.get(name, {})

@@ -65,8 +65,7 @@ class Evidence:
             yield name, [self._seen(name, consumer, observed[consumer.name].fit) for consumer in readers]
 
     def _seen(self, name: str, consumer: Consumer, moments: Moments) -> Seen:
-        weight = self.model.get_parameter(consumer.weight).detach()
-        matrix = consumer.matrix(weight).double()
+        matrix = consumer.matrix(consumer.weight_in(self.model)).double()
         return Seen(consumer, matrix, moments, torch.from_numpy(consumer.columns[name]).to(matrix.device))
 
     def complete(self, scores: Scores) -> Scores:

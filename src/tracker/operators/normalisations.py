@@ -98,10 +98,15 @@ def _groups(flow: Flow, channels: Labels, found: tuple[Any, int], groups: int) -
 
 @operator_rule("_weight_norm_interface")
 def weight_norm(flow: Flow, out: tuple[Tensor, Tensor], weight: Tensor, length: Tensor, dim: int = 0) -> None:
-    """`weight · length / ‖weight‖`: each index of `dim` has a length of its own, which all others make together."""
+    """`weight · length / ‖weight‖`: each index of `dim` has a norm of its own, which all others make together.
+
+    Where both are parameters, the length can make up for what is gone from the norm.
+    """
     dim %= weight.dim()
-    for axis in range(weight.dim()):
-        if axis != dim and (labels := flow.vector(weight, axis)) is not None:
+    others = [flow.vector(weight, axis) for axis in range(weight.dim()) if axis != dim]
+    summed = tuple(labels for labels in others if labels is not None)
+    if not flow.note_length(weight, length, dim, summed):
+        for labels in summed:
             flow.space.mark_inexact(labels, TOGETHER)
     flow.tie_axes(weight, dim, length, dim, "is normalised without neurons")
     flow.put(out[0], flow.blocks(weight))

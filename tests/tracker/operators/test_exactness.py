@@ -201,5 +201,21 @@ def test_response_normalisation_is_not_exact_and_not_lost() -> None:
 def test_weights_with_a_length_of_their_own() -> None:
     layers = [weight_norm(nn.Linear(5, 12)), nn.ReLU(), weight_norm(nn.Linear(12, 8)), nn.ReLU(), nn.Linear(8, 3)]
     found = check_exact(nn.Sequential(*layers), torch.randn(2, 5))
+    assert [(group.size, group.exact) for group in found] == [(12, True), (8, True)]
+
+
+def test_a_length_that_is_no_parameter_cannot_make_up_for_anything() -> None:
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.direction, self.scale = nn.Parameter(torch.randn(8, 12)), nn.Parameter(torch.rand(8, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.linear(x, torch._weight_norm(self.direction, self.scale.exp(), 0))
+
+    found = check_runs(
+        nn.Sequential(nn.Linear(5, 12), nn.ReLU(), Normed(), nn.ReLU(), nn.Linear(8, 3)), torch.randn(2, 5)
+    )
     assert [(group.size, group.exact) for group in found] == [(12, False), (8, True)]
     assert "together" in next(iter(found)).note
+    assert not found.lengths
