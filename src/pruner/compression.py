@@ -20,6 +20,7 @@ from pruner.compensation.closed_form import Wanted
 from pruner.compensation.curves import Curve, curves_of
 from pruner.compensation.pipeline import Repaired, announced, effort_of, repaired
 from pruner.compensation.targets import Left, checked_target, left_of, parameters_left
+from pruner.compensation.unsolved import unsolved_curves, unsolved_scores
 from pruner.config import PruningConfig, create_default_config
 from pruner.current_map import current_map
 from pruner.decision import Candidate, Decision
@@ -27,6 +28,7 @@ from pruner.execution import Execution, Results, carry_out, check_weights
 from pruner.limits import LimitError, Limits, checked_share, share_of
 from pruner.plan import PruningPlan
 from pruner.scope import Scope
+from pruner.scores import Scores
 from tracker.admission import admitted_for_change
 from tracker.batches import evaluating, iter_batches
 from tracker.caches import decoding_off
@@ -125,12 +127,15 @@ def compress(
         bench = Bench.of(model, neurons, groups, batches)
         memory = announced(bench, effort)
         left = left_of(what, model, neurons, batches[0]) if what else None
-        budget = _budget(bench, limits, budgets, ratio, left, keep)
+        unsolved = unsolved_scores(bench, seed)
+        budget = _budget(bench, limits, budgets, ratio, left, keep, unsolved)
         _check_reached(neurons, budget, ratio, what, keep)
         limits.check({name: range(count) for name, count in budget.counts.items()})
-        result = repaired(bench, Wanted({}, budget.counts), effort=effort, seed=seed)
+        first = {name: scores.argsort()[: budget.counts[name]] for name, scores in unsolved.items()}
+        others = {name: count for name, count in budget.counts.items() if name not in unsolved}
+        result = repaired(bench, Wanted(first, others), effort=effort, seed=seed)
     asked = {"ratio": dict(ratio) if isinstance(ratio, Mapping) else ratio, "target": dict(target or {})}
-    decision = _decision(neurons, limits, result, {**asked, "effort": effort})
+    decision = _decision(neurons, limits, budget, result, {**asked, "effort": effort})
     answer = carry_out(model, neurons, decision, Execution(settings, dry_run, data, optimizer, store, result.tensors))
     return answer | {"budgets": budget.to_json(), "repair": result.to_json(), "memory": memory._asdict()}
 
@@ -202,10 +207,19 @@ def _limits(neurons: NeuronMap, settings: PruningConfig) -> Limits:
     return limits
 
 
-def _budget(bench: Bench, limits: Limits, rule: str, ratio: Ratio | None, left: Left | None, keep: float) -> Budget:
+def _budget(
+    bench: Bench,
+    limits: Limits,
+    rule: str,
+    ratio: Ratio | None,
+    left: Left | None,
+    keep: float,
+    unsolved: Scores,
+) -> Budget:
     neurons = bench.neurons
     share = max(ratio.values()) if isinstance(ratio, Mapping) else ratio if ratio is not None else 1 - keep
-    curves = curves_of(bench, min(max(share, 0.05), 0.8)) if rule != "uniform" else {}
+    share = min(max(share, 0.05), 0.8)
+    curves = {} if rule == "uniform" else {**curves_of(bench, share), **unsolved_curves(bench, unsolved, share)}
     layers = {name: _layer(bench, limits, rule, name, curves) for name in bench.groups}
     sizes = {name: neurons[name].size for name in layers}
     kinds: dict[str, dict[str, Layer]] = {}
@@ -291,13 +305,20 @@ def _check_reached(neurons: NeuronMap, budget: Budget, ratio: Ratio | None, what
         )
 
 
-def _decision(neurons: NeuronMap, limits: Limits, result: Repaired, asked: Mapping[str, Any]) -> Decision:
+def _decision(
+    neurons: NeuronMap, limits: Limits, budget: Budget, result: Repaired, asked: Mapping[str, Any]
+) -> Decision:
     remove: dict[str, list[int]] = {name: _listed(gone) for name, gone in result.gone.items() if len(gone)}
     left_out = [f"'{weight}' could not be solved for: it {reason}." for weight, reason in result.left_out.items()]
     warnings = [
         f"Layer '{name}' is not exact ({neurons[name].note}): what its removal changes is measured, not proved."
         for name in remove
         if not neurons[name].exact
+    ]
+    warnings += [
+        f"Layer '{name}' keeps its neurons, of which {count} were to go: nothing that reads them ran on the data."
+        for name, count in budget.counts.items()
+        if count and name not in remove
     ]
     if remove and not result.held_out:
         warnings.append("There were too few samples to hold any out, so nothing judged the repair: give more data.")

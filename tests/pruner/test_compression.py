@@ -208,3 +208,30 @@ def test_what_is_wrong_is_said_and_nothing_lost(
     with pytest.raises(wrong, match=says):
         pruner.compress(model, **options)
     assert all(torch.equal(tensor, trained[name]) for name, tensor in model.state_dict().items())
+
+
+class Halved(nn.Module):
+    """Its weight is computed, so that nobody can solve for it."""
+
+    def __init__(self, ins: int, outs: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(outs, ins)), nn.Parameter(torch.zeros(outs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight * torch.tensor(0.5), self.bias)
+
+
+@pytest.mark.parametrize("budgets", ["measured", "uniform"])
+@pytest.mark.parametrize("others", [True, False])
+def test_neurons_whose_readers_cannot_be_solved_for_go_too(budgets: Any, others: bool) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(5, 12), nn.ReLU(), Halved(12, 16)]
+    model = nn.Sequential(*layers, *([nn.ReLU(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3)] if others else []))
+    model[0].weight.data[[2, 7]] *= 1e-3  # type: ignore[index, operator, union-attr]
+    model[0].bias.data[[2, 7]] = 0  # type: ignore[index, operator, union-attr]
+    results = pruner.compress(model, [torch.randn(64, 5) for _ in range(4)], ratio=0.5, effort="low", budgets=budgets)
+    assert results["neurons_pruned"] == (18 if others else 6)
+    assert results["repair"]["left_out"] == {"2.weight": "is computed from other parameters"}
+    assert results["verification"]["summary"]["overall_success"]
+    assert {2, 7} <= set(results["plan"]["remove"]["0"])  # those that say least go first
+    assert ("curve" in results["budgets"]["layers"]["0"]) == (budgets == "measured")

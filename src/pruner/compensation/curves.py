@@ -72,10 +72,8 @@ def _curve(
 ) -> Curve:
     elimination: Elimination = eliminate(problems_of(bench.model, name, readers, observed, {}))
     errors = torch.cummax(elimination.curve.cpu(), 0).values
-    size = bench.neurons[name].size
-    shares = (share, (1 + share) / 2, 1.0)
     measured: dict[int, float] = {}
-    for count in sorted({min(max(1, round(part * size)), size - 1) for part in shares}):
+    for count in shares_measured(share, bench.neurons[name].size):
         gone = elimination.order[:count].cpu()
         for consumer in readers:
             solve_consumer(work, consumer, observed[consumer.name], {name: gone}, METHODS)
@@ -85,6 +83,11 @@ def _curve(
         for own, tensor in tensors_of(work).items():
             tensor.data.copy_(theirs[own].data)
     return Curve(elimination.order.cpu(), errors, scaled(errors, measured), measured)
+
+
+def shares_measured(share: float, size: int) -> list[int]:
+    """How many neurons of a layer are removed to measure its curve: the share in question, more, and all but one."""
+    return sorted({min(max(1, round(part * size)), size - 1) for part in (share, (1 + share) / 2, 1.0)})
 
 
 def scaled(errors: Tensor, measured: Mapping[int, float]) -> Tensor:
