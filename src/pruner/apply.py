@@ -114,8 +114,8 @@ def _operate(
     cuts = cuts_without(model, found, removed, along)
     integers = integer_changes(model, found, removed)
     call = example_call(model)
+    decide_caches(model, call)  # a forward since the discovery may have filled some
     if call is not None:
-        decide_caches(model, call)  # a forward since the discovery may have filled some
         failure = trial.run(model, found, removed, call)
         if failure is not None:
             raise PlanError(

@@ -105,8 +105,8 @@ def expand_(
     fewer = {name: -count for name, count in counts.items()}
     integers = integer_changes(bare, found, fewer)
     call = example_call(bare)
+    decide_caches(bare, call)
     if call is not None:
-        decide_caches(bare, call)
         failure = trial.run(bare, found, fewer, call)
         if failure is not None:
             raise PlanError(

@@ -30,13 +30,15 @@ _KINDS = "a tensor, a tuple (inputs, target), or a mapping of keyword arguments"
 class Batch:
     """One call of the model, on its device and in its floating dtype.
 
-    `mask` has shape (batch, tokens), True for real tokens; None where the batch has no padding to tell.
+    `mask` has shape (batch, tokens), True for real tokens; None where the batch has no padding to tell. A `whole` one
+    is a single sample, whatever its rows are: a graph, say.
     """
 
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
     target: Tensor | None = None
     mask: Tensor | None = None
+    whole: bool = False
 
 
 def iter_batches(data_loader: Iterable[Any], model: nn.Module) -> Iterator[Batch]:

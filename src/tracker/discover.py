@@ -122,12 +122,27 @@ def _working_call(model: nn.Module) -> Call:
     )
 
 
-def decide_caches(model: nn.Module, call: Call) -> None:
-    """Find out which dicts of tensors the model fills again when they are empty, and which it cannot do without."""
+def decide_caches(model: nn.Module, call: Call | None) -> None:
+    """Find out which dicts of tensors the model fills again when they are empty, and which it cannot do without.
+
+    Without a call, one is guessed where there are such dicts; raises `DiscoveryError` where none works.
+    """
     found = undecided(model)
+    if not found:
+        return
+    if call is None:
+        try:
+            call = _working_call(model)
+        except DiscoveryError as error:
+            module, name = found[0]
+            raise DiscoveryError(
+                f"{type(module).__name__} keeps tensors in '{name}', which an earlier forward may have left there, and "
+                f"without example inputs that cannot be told.",
+                hint="Discover this very model with inputs first: discover(model, example_inputs).",
+            ) from error
     for module, name in found:
         decide(module, name, refilled=True)
-    if found and _failure(model, call) is not None:
+    if _failure(model, call) is not None:
         for module, name in found:
             decide(module, name, refilled=False)
         for module, name in found:

@@ -2,8 +2,8 @@
 
 Tied labels are a sparse graph, its connected components are the neurons. A grid of labels over several axes must stay a
 rectangle after any removal: either whole rows go or whole columns. Most grids are decided by what the operators tied;
-of the others, attention's keep their heads apart, an axis made to order follows the others, and else the axis is free
-that leaves the most neurons.
+of the others, attention's keep their heads apart, one whose neurons were reduced together stays whole, an axis made to
+order follows the others, and else the axis is free that leaves the most neurons.
 """
 
 from __future__ import annotations
@@ -172,15 +172,17 @@ def _decide(space: LabelSpace, parts: Components, grids: list[Grid], query_heads
     What is known of heads comes first: it may settle grids for which only counting would be left.
     """
     heads, virtual = parts.flags(space.heads), parts.flags(space.virtual)
+    inexact = parts.flags([labels for labels, _ in space.inexact])
 
     def on_margin(grid: Grid, axis: int, flags: Mask) -> bool:
         return axis in grid.margins and bool(flags[parts.of[grid.margins[axis]]].all())
 
-    def preference(grid: Grid, axis: int) -> tuple[bool, bool, int, int]:
+    def preference(grid: Grid, axis: int) -> tuple[bool, bool, bool, int, int]:
         made_to_order = on_margin(grid, axis, virtual)
         if query_heads and heads[parts.of[grid.cells]].all():  # keys or values, repeated for queries that share them
             made_to_order = not made_to_order
-        return on_margin(grid, axis, heads), not made_to_order, _free(parts, grid, axis), -axis
+        exact = not on_margin(grid, axis, inexact)
+        return on_margin(grid, axis, heads), exact, not made_to_order, _free(parts, grid, axis), -axis
 
     known = [g for g in grids if any(on_margin(g, a, heads) or on_margin(g, a, virtual) for a in g.margins)]
     touched = np.zeros(parts.count, dtype=bool)

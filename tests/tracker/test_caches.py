@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pruner import PruningPlan, prune_
 from tracker import NeuronMap, discover
 from tracker.caches import decoding_off
+from tracker.errors import DiscoveryError
 
 
 @functools.lru_cache
@@ -114,6 +115,33 @@ def test_what_nobody_knows_to_be_a_cache_stays() -> None:
     prune_(model, PruningPlan({"a": [0, 1]}), found)
     assert model.tables["two"].tolist() == [2.0, 2.0]
     assert model(torch.randn(3, 4)).shape == (3, 2)
+
+
+def test_a_map_of_another_copy_does_not_leave_what_was_kept() -> None:
+    found, model, x = discover(Keeping().eval(), torch.randn(3, 4)), Keeping().eval(), torch.randn(3, 4)
+    with torch.no_grad():
+        model(x)
+        prune_(model, PruningPlan({"a": [0, 1, 2]}), found)
+        assert model(x).shape == (3, 2)
+        assert model.kept["gate"].shape == (5,)
+
+
+def test_where_nobody_can_tell_nothing_is_cut() -> None:
+    class Asking(Keeping):
+        def forward(self, x: Tensor, asked: list[str] | None = None) -> Tensor:
+            assert asked == ["two"]
+            return super().forward(x)
+
+    x, model = torch.randn(3, 4), Asking().eval()
+    found = discover(Asking().eval(), x, {"asked": ["two"]})
+    with torch.no_grad():
+        model(x, ["two"])
+    with pytest.raises(DiscoveryError, match=r"Asking keeps tensors in 'kept'.*discover\(model, example_inputs\)"):
+        prune_(model, PruningPlan({"a": [0, 1, 2]}), found)
+    assert model.a.out_features == 8
+    discover(model, x, {"asked": ["two"]})
+    prune_(model, PruningPlan({"a": [0, 1, 2]}), found)
+    assert model(x, ["two"]).shape == (3, 2)
 
 
 def test_what_a_forward_keeps_after_the_discovery_goes_too() -> None:

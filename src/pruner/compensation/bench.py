@@ -10,7 +10,7 @@ from typing import Self
 import torch
 from torch import nn
 
-from pruner.compensation.calibration import Calibration, calibration
+from pruner.compensation.calibration import Calibration, calibration, in_samples
 from pruner.compensation.consumers import Consumers, consumers_of, norms_behind
 from pruner.compensation.distance import answer, distance, spread
 from pruner.compensation.stages import Course, Stages, course_of
@@ -56,6 +56,7 @@ class Bench:
     @classmethod
     def of(cls, model: nn.Module, neurons: NeuronMap, groups: Collection[str], batches: Sequence[Batch]) -> Self:
         """Look at how the model runs, and hold out some samples."""
+        batches = in_samples(model, batches)
         data = calibration(batches)
         own = [group for group in neurons if group.name in groups]
         readers = {read.module for group in own for read in group.reads}

@@ -13,10 +13,10 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from tracker.batches import Batch
+from tracker.batches import Batch, forward
 
 HELD_OUT = 8
 """Every eighth sample is held out: solutions are judged by it, and not made from it."""
@@ -62,8 +62,34 @@ def calibration(batches: Sequence[Batch], *, copies: int = 0, seed: int = 0) -> 
     return Calibration(together, frozenset(range(len(seen) + len(made), len(together))))
 
 
+def in_samples(model: nn.Module, batches: Sequence[Batch]) -> tuple[Batch, ...]:
+    """The batches, marked as whole where their rows are no samples.
+
+    So it is where a part of the rows cannot be run, or where the batch holds indices that are not one for each row, as
+    of a graph's edges. To be called under `evaluating`.
+    """
+    return tuple(batches) if _divides(model, batches[0]) else tuple(replace(batch, whole=True) for batch in batches)
+
+
+def _divides(model: nn.Module, batch: Batch) -> bool:
+    count = samples_of(batch)
+    if count < 2:
+        return True
+    given = [x for x in tree_leaves((batch.args, batch.kwargs)) if isinstance(x, Tensor) and x.dim()]
+    if any(x.shape[0] not in (1, count) and not x.is_floating_point() and x.dtype != torch.bool for x in given):
+        return False
+    try:
+        with torch.no_grad():
+            forward(model, _rows(batch, count, torch.arange(count // 2)))
+    except (RuntimeError, ValueError, IndexError, AssertionError):
+        return False
+    return True
+
+
 def samples_of(batch: Batch) -> int:
     """How many samples a batch holds: the length of the first dimension of what it is about."""
+    if batch.whole:
+        return 1
     if batch.mask is not None:
         return int(batch.mask.shape[0])
     leaves = [x for x in tree_leaves((batch.args, batch.kwargs)) if isinstance(x, Tensor) and x.dim()]

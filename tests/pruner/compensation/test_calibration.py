@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from torch import Tensor, nn
 
+import pruner
 from pruner.compensation.calibration import HELD_OUT, SAMPLES, calibration, joined, samples_of
 from tracker.batches import Batch
 
@@ -98,3 +100,23 @@ def test_copies_are_made_of_what_is_seen_alone() -> None:
 
 def test_a_sample_alone_has_no_other() -> None:
     assert joined(Batch((torch.randn(1, 4),)), torch.Generator()) is None
+
+
+@pytest.mark.parametrize("edges", [torch.randint(0, 10, (2, 30)), torch.rand(10, 10)])
+def test_rows_that_are_no_samples_are_left_together(edges: Tensor) -> None:
+    class Graph(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 24), nn.Linear(24, 4)
+
+        def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+            y = self.a(x).relu()
+            near = edges @ y if edges.is_floating_point() else torch.zeros_like(y).index_add(0, edges[1], y[edges[0]])
+            found: Tensor = self.b(near)
+            return found
+
+    data = [(torch.randn(10, 6), edges) for _ in range(9)]
+    results = pruner.compress(Graph(), data, ratio=0.5, effort="default")
+    assert results["neurons_pruned"] == 12
+    assert (results["repair"]["samples"], results["repair"]["held_out"]) == (9, 1)
+    assert results["verification"]["summary"]["overall_success"]

@@ -204,6 +204,25 @@ def test_weights_with_a_length_of_their_own() -> None:
     assert [(group.size, group.exact) for group in found] == [(12, True), (8, True)]
 
 
+def test_heads_whose_channels_are_reduced_go_as_wholes() -> None:
+    """As in graph attention: every head's score is a sum over its own channels."""
+
+    class Scored(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.heads, self.dim = 4, 8
+            self.write, self.read = nn.Linear(6, 32), nn.Linear(32, 3)
+            self.score = nn.Parameter(torch.randn(4, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            z = self.write(x).view(-1, self.heads, self.dim)
+            y = z * (z * self.score).sum(-1, keepdim=True).exp()
+            return self.read(y.reshape(-1, self.heads * self.dim))
+
+    (group,) = check_exact(Scored(), torch.randn(5, 6))
+    assert (group.size, group.exact) == (4, True)
+
+
 def test_a_length_that_is_no_parameter_cannot_make_up_for_anything() -> None:
     class Normed(nn.Module):
         def __init__(self) -> None:
