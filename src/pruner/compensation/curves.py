@@ -93,7 +93,8 @@ def shares_measured(share: float, size: int) -> list[int]:
 def scaled(errors: Tensor, measured: Mapping[int, float]) -> Tensor:
     """Errors in units of what was measured after some removals; in between, the ratio grows at a constant rate.
 
-    Nothing is learned where there is no error yet, as when only dead neurons went.
+    Nothing is learned where there is no error yet, as when only dead neurons went. The ratio never falls: a distance is
+    bounded, and that answers which are lost move no further does not make a layer worth less.
 
     >>> scaled(torch.arange(5.0), {2: 2.0, 4: 16.0})
     tensor([ 0.,  1.,  2.,  6., 16.])
@@ -101,6 +102,6 @@ def scaled(errors: Tensor, measured: Mapping[int, float]) -> Tensor:
     at = [count for count in sorted(measured) if float(errors[count]) > _NOTHING]
     if not at:
         return torch.zeros_like(errors)
-    ratios = [max(measured[count], _NOTHING**2) / float(errors[count]) for count in at]
+    ratios = np.maximum.accumulate([max(measured[count], _NOTHING**2) / float(errors[count]) for count in at])
     scale = np.exp(np.interp(np.arange(len(errors)), at, np.log(ratios)))
     return torch.cummax(errors * torch.from_numpy(scale).to(errors.dtype), 0).values

@@ -19,6 +19,11 @@ def test_measured_points_are_met_and_the_ratio_grows_in_between() -> None:
     assert float(ratios[9]) == pytest.approx(10)
 
 
+def test_a_distance_that_is_at_its_bound_makes_nothing_cheaper() -> None:
+    costs = scaled(ERRORS, {3: 0.3, 6: 0.6, 9: 0.65})
+    assert costs.tolist() == pytest.approx(ERRORS.tolist())
+
+
 def test_dead_neurons_say_nothing_about_the_others() -> None:
     errors = torch.cat([torch.full((5,), 1e-12, dtype=torch.float64), ERRORS])
     told = scaled(errors, {3: 1e-6, 10: 0.5})
