@@ -94,6 +94,11 @@ def with_followers(
     names: dict[int, list[str]] = {}
     for name, tensor in named.items():
         names.setdefault(id(tensor), []).append(name)
+    for name in (name for length in lengths for name in (length.direction, length.length) if name not in named):
+        raise PlanError(
+            f"The neuron map has a weight norm of '{name}', which the model lacks.",
+            hint="Discover the model again: the neuron map belongs to another one.",
+        )
     changed = [length for length in lengths if set(keep.get(id(named[length.direction]), ())) - {length.dim}]
     tensors = {**{id(named[length.length]): named[length.length] for length in changed}, **tensors}
     check_alone(named, tensors.values())

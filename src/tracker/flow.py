@@ -233,13 +233,25 @@ class Flow:
         if storage(weight) not in self.own_memory:
             self.unlabelled |= self.origin(weight) or frozenset()
 
-    def note_length(self, direction: Tensor, length: Tensor, dim: int, summed: tuple[Labels, ...]) -> bool:
-        """The product of two parameters, the first one normed, is a weight; False where they are no such pair."""
-        if not {storage(direction), storage(length)} <= self.own_memory:
-            return False
-        (own,), (factor,) = self.origin(direction) or ("",), self.origin(length) or ("",)
+    def note_length(
+        self, direction: Tensor, length: Tensor, dim: int, summed: tuple[Labels, ...]
+    ) -> tuple[Labels, ...]:
+        """A weight is the product of a direction, normed over the axes with the labels `summed`, and a length.
+
+        Returns the labels that no length makes up for: where the two are not whole parameters, or the length has
+        another direction, too.
+        """
+        names = [self.origin(tensor) if self._is_own(tensor) else None for tensor in (direction, length)]
+        if not all(name is not None and len(name) == 1 for name in names):
+            return summed
+        (own,), (factor,) = names  # type: ignore[misc]
         known = self.normed.setdefault(factor, Normed(own, factor, dim, summed))
-        return bool(own) and known[:3] == (own, factor, dim)
+        return () if known[:3] == (own, factor, dim) else (*summed, *known.summed)
+
+    def _is_own(self, tensor: Tensor) -> bool:
+        """Whether the tensor is a whole parameter or buffer."""
+        whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+        return whole and tensor.is_contiguous() and storage(tensor) in self.own_memory
 
     def note_reader(self, x: Tensor, axis: int, read: Labels, weight: Tensor, site: Labels) -> None:
         """A weight, whose contracted axis has the labels `site`, reads `read` along an axis of `x`."""

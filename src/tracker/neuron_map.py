@@ -250,7 +250,9 @@ class NeuronMap:
                 fingerprint=data["fingerprint"],
                 model=data["model"],
                 operators_without_rule=dict(data["operators_without_rule"]),
-                lengths=tuple(Length(*length) for length in data.get("lengths", ())),
+                lengths=tuple(
+                    Length(str(direction), str(length), int(dim)) for direction, length, dim in data.get("lengths", ())
+                ),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise DiscoveryError(

@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 import pruner
 from pruner import ExpansionPlan, PruningPlan, expand_, load_pruned, masked, prune_, save_pruned
 from tracker import NeuronMap, discover
+from tracker.errors import DiscoveryError, PlanError
 
 norm = parametrizations.weight_norm
 
@@ -93,6 +94,17 @@ def test_the_map_is_saved_with_its_lengths() -> None:
         ("0.parametrizations.weight.original1", 0),
         ("2.parametrizations.weight.original1", 0),
     ]
+
+
+def test_a_map_of_another_model_is_refused() -> None:
+    model = perceptron()
+    data = discover(model, torch.randn(2, 5)).to_json()
+    data["lengths"][0][0] = "elsewhere.weight"
+    with pytest.raises(PlanError, match=r"weight norm of 'elsewhere.weight', which the model lacks"):
+        prune_(model, PruningPlan({"2.parametrizations.weight": [0]}), NeuronMap.from_json(data))
+    data["lengths"][0] = ["too", "short"]
+    with pytest.raises(DiscoveryError, match="malformed"):
+        NeuronMap.from_json(data)
 
 
 def test_an_average_and_the_optimizer_follow_each_by_its_own_norms() -> None:

@@ -105,9 +105,8 @@ def weight_norm(flow: Flow, out: tuple[Tensor, Tensor], weight: Tensor, length: 
     dim %= weight.dim()
     others = [flow.vector(weight, axis) for axis in range(weight.dim()) if axis != dim]
     summed = tuple(labels for labels in others if labels is not None)
-    if not flow.note_length(weight, length, dim, summed):
-        for labels in summed:
-            flow.space.mark_inexact(labels, TOGETHER)
+    for labels in flow.note_length(weight, length, dim, summed):
+        flow.space.mark_inexact(labels, TOGETHER)
     flow.tie_axes(weight, dim, length, dim, "is normalised without neurons")
     flow.put(out[0], flow.blocks(weight))
     flow.put(out[1], flow.blocks(length))

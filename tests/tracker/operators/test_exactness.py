@@ -204,6 +204,21 @@ def test_weights_with_a_length_of_their_own() -> None:
     assert [(group.size, group.exact) for group in found] == [(12, True), (8, True)]
 
 
+def test_a_length_that_two_directions_share_makes_up_for_neither() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Parameter(torch.randn(8, 12)), nn.Parameter(torch.randn(8, 12))
+            self.length = nn.Parameter(torch.rand(8, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            one, other = (torch._weight_norm(weight, self.length, 0) for weight in (self.a, self.b))
+            return nn.functional.linear(x, one).relu() + nn.functional.linear(x.sin(), other)
+
+    found = check_runs(nn.Sequential(nn.Linear(5, 12), nn.ReLU(), Shared(), nn.Linear(8, 3)), torch.randn(2, 5))
+    assert not found["0"].exact
+
+
 def test_heads_whose_channels_are_reduced_go_as_wholes() -> None:
     """As in graph attention: every head's score is a sum over its own channels."""
 
