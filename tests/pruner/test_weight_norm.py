@@ -146,3 +146,15 @@ def test_a_pruned_one_is_stored_and_built_again(tmp_path: Any) -> None:
     prune_(model, every_second(neurons), neurons)
     save_pruned(model, tmp_path / "smaller")
     torch.testing.assert_close(load_pruned(tmp_path / "smaller", perceptron())(x), model(x))
+
+
+def test_a_norm_for_each_channel_that_is_read_leaves_no_direction_of_zeros() -> None:
+    model, x = generator()
+    dense = copy.deepcopy(randomised(model))
+    results = pruner.compress(model, [torch.randn(16, *x.shape[1:]) for _ in range(3)], ratio=0.5, effort="low")
+    assert results["neurons_pruned"] == 14
+    assert all(0 < distance < 10 for distance in results["repair"]["distances"].values())
+    plain = copy.deepcopy(dense)
+    prune_(plain, PruningPlan.from_json(results["plan"]), discover(plain, x))
+    with torch.no_grad():
+        assert (model(x) - dense(x)).norm() < (plain(x) - dense(x)).norm()
