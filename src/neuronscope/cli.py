@@ -366,7 +366,7 @@ def report(
     out: Out = Path("outputs"),
 ) -> None:
     """Open the report of a past run; print its path."""
-    from pruner.report import open_report
+    from pruner.report_files import open_report
 
     path = open_report(name, out)
     typer.echo(path)

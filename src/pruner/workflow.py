@@ -26,8 +26,9 @@ from pruner.metrics import compute_metrics, count_bytes, count_parameters
 from pruner.outputs import RunOutputs, start_run
 from pruner.plan import PruningPlan
 from pruner.planned import prune_by_plan
-from pruner.report import build_report, write_report
+from pruner.report_building import build_report
 from pruner.report_charts import layers_picture
+from pruner.report_files import write_report
 from pruner.results import (
     Measured,
     Metrics,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pruner import integration, workflow
 from pruner.config import PruningConfig
 from pruner.integration import IntegratedSystem
-from pruner.report import load_report
+from pruner.report_files import load_report
 
 QUIET = PruningConfig(logging={"log_to_console": False})
 BATCHES = [(small_cnn.images(8, seed), torch.arange(8) % 10) for seed in range(3)]

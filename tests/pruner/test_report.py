@@ -5,7 +5,9 @@ import pytest
 from tests.pruner.sample_results import sample_results
 
 from pruner.outputs import RunOutputs
-from pruner.report import Report, build_report, load_report, open_report, write_report
+from pruner.report import Report
+from pruner.report_building import build_report
+from pruner.report_files import load_report, open_report, write_report
 from pruner.results import WorkflowResults
 from tracker.errors import StorageError
 

@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 from tests.pruner.sample_results import sample_results
 
-from pruner.report import Layer, build_report
+from pruner.report import Layer
+from pruner.report_building import build_report
 from pruner.report_charts import activity_strip, layer_bar, layers_picture, line_chart, model_profile
 
 LAYERS = build_report(sample_results([("stem", 16), ("fc <1>", 640)])).layers

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.pruner.sample_results import sample_results
 
-from pruner.report import build_report
+from pruner.report_building import build_report
 from pruner.report_html import render_report
 from pruner.report_tables import ROWS_IN_PAGE
 from pruner.results import WorkflowResults

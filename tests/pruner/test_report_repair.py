@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pruner import IntegratedTrackingPruningWorkflow, create_default_config, report_repair
-from pruner.report import load_report
+from pruner.report_files import load_report
 
 
 def _run(tmp_path: Path, **options: Any) -> tuple[dict[str, Any], str]:

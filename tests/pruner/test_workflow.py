@@ -17,7 +17,7 @@ from pruner.config import PruningConfig
 from pruner.manifest import read_manifest
 from pruner.outputs import FOLDERS
 from pruner.plan import PruningPlan
-from pruner.report import load_report, open_report
+from pruner.report_files import load_report, open_report
 from pruner.verification import FailedChecksError
 from pruner.workflow import IntegratedTrackingPruningWorkflow, create_simple_workflow
 from tracker.engine import NeuronEngine
