@@ -11,7 +11,8 @@ from pruner.companions import Companions
 from pruner.config import PruningConfig
 from pruner.current_map import current_map
 from pruner.results import WorkflowResults
-from pruner.workflow import Evaluate, IntegratedTrackingPruningWorkflow
+from pruner.workflow import IntegratedTrackingPruningWorkflow
+from pruner.workflow_run import Evaluate
 from tracker.engine import NeuronEngine
 from tracker.history import EpochRecord
 from tracker.neuron_tracker import NeuronTracker

@@ -7,7 +7,7 @@ from tests.pruner import small_cnn
 from tests.pruner.small_cnn import SmallCNN
 from torch import Tensor, nn
 
-from pruner import integration, workflow
+from pruner import integration, workflow_run
 from pruner.config import PruningConfig
 from pruner.integration import IntegratedSystem
 from pruner.report_files import load_report
@@ -19,7 +19,7 @@ BATCHES = [(small_cnn.images(8, seed), torch.arange(8) % 10) for seed in range(3
 @pytest.fixture(autouse=True)
 def _no_long_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pruner.metrics._SECONDS", 0.0)
-    monkeypatch.setattr(workflow, "find_spec", lambda _: None)
+    monkeypatch.setattr(workflow_run, "find_spec", lambda _: None)
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensor:

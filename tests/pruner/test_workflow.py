@@ -12,7 +12,7 @@ from tests.pruner.small_cnn import SmallCNN
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from pruner import execution, workflow
+from pruner import execution, workflow, workflow_run
 from pruner.config import PruningConfig
 from pruner.manifest import read_manifest
 from pruner.outputs import FOLDERS
@@ -46,7 +46,7 @@ def data() -> Loader:
 def _no_long_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
     """Latencies of a few rounds do, and pictures by matplotlib are drawn in one test alone."""
     monkeypatch.setattr("pruner.metrics._SECONDS", 0.0)
-    monkeypatch.setattr(workflow, "find_spec", lambda _: None)
+    monkeypatch.setattr(workflow_run, "find_spec", lambda _: None)
 
 
 def state(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> dict[str, Any]:
@@ -271,7 +271,7 @@ def test_pictures_and_the_history_of_a_tracker_that_watched_the_training(
     model: SmallCNN, data: Loader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr(workflow, "find_spec", lambda name: name)
+    monkeypatch.setattr(workflow_run, "find_spec", lambda name: name)
     engine = NeuronEngine(tmp_path)
     engine.observe(model, data)
     for epoch, loss in enumerate((0.9, 0.4)):
@@ -298,17 +298,17 @@ def test_a_hostile_name_stays_inside_the_folders(model: SmallCNN, data: Loader, 
 
 STAGES: dict[str, tuple[Any, str, int]] = {
     "tracking": (workflow, "current_map", 1),
-    "storing the original": (workflow, "save_pruned", 1),
-    "measuring before": (workflow, "accuracy", 1),
+    "storing the original": (workflow_run, "save_pruned", 1),
+    "measuring before": (workflow_run, "accuracy", 1),
     "simulating": (execution, "check", 1),
     "removing": (execution, "prune_", 1),
-    "storing the result": (workflow, "save_pruned", 2),
+    "storing the result": (workflow_run, "save_pruned", 2),
     "verifying": (execution, "verify", 1),
-    "measuring after": (workflow, "compute_metrics", 1),
-    "measuring quality after": (workflow, "accuracy", 2),
-    "writing the results": (workflow, "write_json", 3),
-    "drawing": (workflow, "layers_picture", 1),
-    "reporting": (workflow, "write_report", 1),
+    "measuring after": (workflow_run, "compute_metrics", 1),
+    "measuring quality after": (workflow_run, "accuracy", 2),
+    "writing the results": (workflow_run, "write_json", 3),
+    "drawing": (workflow_run, "layers_picture", 1),
+    "reporting": (workflow_run, "write_report", 1),
 }
 
 
@@ -360,7 +360,7 @@ def test_after_an_interrupted_run_the_next_one_succeeds_and_cuts_the_optimizer_t
     model(small_cnn.images()).sum().backward()
     optimizer.step()
     flow = IntegratedTrackingPruningWorkflow(QUIET, tmp_path)
-    monkeypatch.setattr(workflow, "write_report", failing(workflow.write_report, KeyboardInterrupt(), 1))
+    monkeypatch.setattr(workflow_run, "write_report", failing(workflow_run.write_report, KeyboardInterrupt(), 1))
     with pytest.raises(KeyboardInterrupt):
         flow.run_complete_workflow(model, data, "cnn", optimizer=optimizer)
 
