@@ -179,7 +179,7 @@ class _Steps:
                 found[name] = tensor.detach().clone()
             seen.add(id(tensor))
         return found | {
-            name: dict(model.named_parameters())[name].detach().clone()
+            name: model.get_parameter(name).detach().clone()
             for name, direction in self._lengths.items()
             if direction in found
         }
