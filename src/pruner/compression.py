@@ -18,6 +18,7 @@ from pruner.compensation.bench import Bench
 from pruner.compensation.budgets import BUDGETS, Layer
 from pruner.compensation.closed_form import Wanted
 from pruner.compensation.curves import Curve, curves_of
+from pruner.compensation.experts import lined_up
 from pruner.compensation.pipeline import Repaired, announced, effort_of, repaired
 from pruner.compensation.targets import Left, checked_target, left_of, parameters_left
 from pruner.compensation.unsolved import unsolved_curves, unsolved_scores
@@ -124,7 +125,7 @@ def compress(
         torch.manual_seed(seed)
         batches = list(iter_batches(data, model))
         groups = [name for name in limits.current if name in limits.open and limits.room[name] > 0]
-        bench = Bench.of(model, neurons, groups, batches)
+        bench = lined_up(Bench.of(model, neurons, groups, batches))
         memory = announced(bench, effort)
         left = left_of(what, model, neurons, batches[0]) if what else None
         unsolved = unsolved_scores(bench, seed)

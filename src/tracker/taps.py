@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -50,11 +51,18 @@ class Taps:
     def __init__(self, groups: Iterable[NeuronGroup]) -> None:
         self.pairs = [(group, read) for group in groups for read in group.reads]
         self._seen: set[int] = set()
+        self.divided: Callable[[Tensor], Iterator[tuple[int, Tensor]]] = lambda x: iter(())  # by the product that runs
 
     @property
     def silent(self) -> tuple[Read, ...]:
         """The reads that did not happen: their consumers never ran."""
         return tuple(read for _, read in self.pairs if id(read) not in self._seen)
+
+    def parts(self, x: Tensor) -> list[tuple[int, Tensor]]:
+        """To be asked by a visitor whose parameter stacks matrices along its first dimension: which of them read which
+        part of `x`. Nothing where the product that runs does not say.
+        """
+        return list(self.divided(x))
 
     def visit(
         self, pairs: Iterable[tuple[NeuronGroup, Read]], x: Tensor, visitor: Visitor, axis: int | None = None
@@ -150,6 +158,8 @@ class _OperatorTaps(TorchDispatchMode):
         ]
         if not pairs:
             return args
+        parameter = next(own for own, _, where in self._pairs if where is pairs[0][1])
+        self._taps.divided = partial(_divided, name, parameter, operand, args[2:])
         return (*args[:read], self._taps.visit(pairs, x, self._visitor, axis), *args[read + 1 :])
 
     def _is_read(self, read: Read, parameter: Tensor, operand: Tensor) -> bool:
@@ -189,6 +199,23 @@ def _contracted(name: str, x: Tensor, *, left: bool) -> int | None:
     if name not in _PRODUCTS:
         return None
     return -1 if left or x.dim() == 1 else -2
+
+
+def _divided(
+    name: str, stack: Tensor, operand: Tensor, rest: tuple[Any, ...], x: Tensor
+) -> Iterator[tuple[int, Tensor]]:
+    """Which matrices of a stack read which part of `x`, in a product with a view of one of them or of all."""
+    if stack.dim() != 3 or not stack.numel():
+        return
+    count, place = len(stack), (operand.storage_offset() - stack.storage_offset()) / stack.stride(0)
+    if operand.dim() == 2 and operand.numel() == stack[0].numel() and place.is_integer():
+        yield int(place), x
+    elif operand.dim() == 3 and operand.shape[0] == count and place == 0 and operand.stride(0) == stack.stride(0):
+        if name in ("bmm", "baddbmm") and x.dim() == 3:
+            yield from enumerate(x)
+        elif name == "_grouped_mm" and x.dim() == 2 and rest and isinstance(rest[0], Tensor):
+            ends = rest[0].tolist()
+            yield from enumerate(x[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True))
 
 
 def _has_neurons(x: Tensor, read: Read, axis: int | None) -> bool:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pruner.compensation.calibration import Calibration, calibration, in_samples
 from pruner.compensation.consumers import Consumers, consumers_of, norms_behind
 from pruner.compensation.distance import answer, distance, spread
+from pruner.compensation.routing import with_routes
 from pruner.compensation.stages import Course, Stages, course_of
 from pruner.skeleton import plain_tensors
 from tracker.batches import Batch, forward
@@ -42,7 +43,11 @@ class Nearness:
 
 @dataclass(frozen=True)
 class Bench:
-    """A model whose `groups` are to lose neurons. Made, and used, under `evaluating`."""
+    """A model whose `groups` are to lose neurons. Made, and used, under `evaluating`.
+
+    `rearranged` are the parameters in which neurons stand in another order than in the user's model, with their values
+    (see `experts.lined_up`).
+    """
 
     model: nn.Module
     neurons: NeuronMap
@@ -52,6 +57,7 @@ class Bench:
     consumers: Consumers
     course: Course
     near: Nearness
+    rearranged: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: nn.Module, neurons: NeuronMap, groups: Collection[str], batches: Sequence[Batch]) -> Self:
@@ -61,7 +67,7 @@ class Bench:
         own = [group for group in neurons if group.name in groups]
         readers = {read.module for group in own for read in group.reads}
         shifts = norms_behind(model, readers, lambda: forward(model, data.batches[0]))
-        consumers = consumers_of(model, neurons, groups, shifts=shifts)
+        consumers = with_routes(model, neurons, consumers_of(model, neurons, groups, shifts=shifts), data.batches)
         inside = {consumer.module for consumer in consumers.found}
         inside |= {site.module for group in own for site in group.producers if site.module}
         course = course_of(model, sorted(inside), data.batches)

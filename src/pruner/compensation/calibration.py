@@ -80,7 +80,7 @@ def _divides(model: nn.Module, batch: Batch) -> bool:
         return False
     try:
         with torch.no_grad():
-            forward(model, _rows(batch, count, torch.arange(count // 2)))
+            forward(model, pieces_of(batch, 2)[0])
     except (RuntimeError, ValueError, IndexError, AssertionError):
         return False
     return True
@@ -94,6 +94,15 @@ def samples_of(batch: Batch) -> int:
         return int(batch.mask.shape[0])
     leaves = [x for x in tree_leaves((batch.args, batch.kwargs)) if isinstance(x, Tensor) and x.dim()]
     return int(leaves[0].shape[0]) if leaves else 1
+
+
+def pieces_of(batch: Batch, most: int) -> list[Batch]:
+    """At most so many batches of the same shapes, each with as many samples of this one."""
+    count = samples_of(batch)
+    pieces = min(most, count)
+    if pieces < 2:
+        return [batch]
+    return [_rows(batch, count, rows) for rows in torch.arange(count // pieces * pieces).view(pieces, -1)]
 
 
 def joined(batch: Batch, random: torch.Generator) -> Batch | None:

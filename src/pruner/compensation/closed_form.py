@@ -143,8 +143,17 @@ def problems_of(
     observed: Mapping[str, Observed],
     gone: Mapping[str, Tensor],
 ) -> list[Problem]:
-    """What removing neurons of a group does to each consumer, as elimination takes it."""
+    """What removing neurons of a group does to each consumer, as elimination takes it.
+
+    An error counts as a share of what the consumer writes; of a stack, as a share of what all its matrices do.
+    """
     found = []
+    stacks: dict[str, list[float]] = {}
+    for consumer in unit:
+        if consumer.place is not None and consumer.name in observed:
+            moments = observed[consumer.name].fit
+            written = moments.count * _energy(consumer, moments, consumer.weight_in(model))
+            stacks.setdefault(consumer.weight, []).append(written)
     for consumer in unit:
         if name not in consumer.columns or consumer.name not in observed:
             continue
@@ -154,6 +163,8 @@ def problems_of(
         matrix = consumer.matrix(weight).double()
         about = moments if consumer.bias is not None else moments.about_zero()
         energy = _energy(consumer, moments, weight)
+        if consumer.place is not None:
+            energy = sum(stacks[consumer.weight]) / max(1, moments.count)
         columns = torch.from_numpy(consumer.columns[name]).to(matrix.device)
         xx = about.xx.double()
         for other, removed in gone.items():  # columns that are gone already are constants

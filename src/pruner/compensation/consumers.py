@@ -3,7 +3,8 @@
 A linear layer is one already. A convolution is one over the patches that it reads (C·k² columns). Where that is too
 many columns, or where the weight belongs to no layer of a known kind, the channels are mixed instead: solved for
 is x ≈ M x̂, one map of channels to channels that all positions of the kernel share, and the new weight is W M.
-A grouped convolution is as many consumers as it has groups.
+A grouped convolution is as many consumers as it has groups, and so is a parameter that stacks matrices, as those of a
+mixture's experts.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from tracker.neuron_map import Length, NeuronMap, Read
 MOST_PATCH_COLUMNS = 4608
 """Wider patches than 512 channels of 3 × 3 are not regressed on as such; their channels are mixed."""
 
+STACKED = "is stacked with others in one parameter"
+
 _CHUNK = 2**25  # numbers of a matrix of patches that exist at a time
 
 
@@ -42,7 +45,8 @@ class Consumer:
     convolutions). `columns` says, for each group of neurons, which columns each neuron is: shape (size, k).
     `size` is the number of all columns, those that are no neurons' included.
     `form` is "matrix" where the layer's output is the regression's target, and "mixing" where its input is. With
-    `length`, the weight is the normed direction of that length.
+    `length`, the weight is the normed direction of that length. `place` is which matrix of a stack it is. A consumer
+    that is `routed` reads only the samples that the model chooses for it, and after a removal those may be others.
     """
 
     module: str
@@ -56,10 +60,14 @@ class Consumer:
     size: int
     columns: Mapping[str, NDArray[np.int64]]
     length: Length | None = None
+    place: int | None = None
+    routed: bool = False
 
     @property
     def name(self) -> str:
-        """The weight's name, and which group of it where there are several."""
+        """The weight's name, and which part of it where there are several."""
+        if self.place is not None:
+            return f"{self.weight}[{self.place}]"
         return self.weight if self.outputs is None else f"{self.weight}[{self.outputs[0]}:{self.outputs[1]}]"
 
     def weight_in(self, model: nn.Module) -> Tensor:
@@ -99,10 +107,12 @@ class Consumer:
         return moved.flatten(1).sum(1) if moved.dim() > 1 else moved
 
     def _part(self, weight: Tensor) -> Tensor:
+        if self.place is not None:
+            return weight[self.place]
         return weight if self.outputs is None else weight[self.outputs[0] : self.outputs[1]]
 
     def _dim(self, part: Tensor) -> int:
-        return self.dim % part.dim()
+        return self.dim % part.dim() if self.place is None else self.dim - 1
 
 
 @dataclass(frozen=True)
@@ -146,6 +156,9 @@ def consumers_of(
         if dim is None:
             left_out[weight] = "is no plain matrix over what it reads"
             continue
+        if named[weight].dim() == 3 and any(read.how == "operator" for read in reads.values()):
+            found += _stacked(module, weight, dim, named[weight], reads)
+            continue
         layer = model.get_submodule(module)
         length = lengths.get(weight)
         made = [
@@ -167,8 +180,8 @@ def _obstacle(
         return "is shared with another layer"
     if any(read.how == "computed" for read in reads.values()):
         return "is computed from other parameters"
-    if any(read.how == "operator" for read in reads.values()) and named[weight].dim() != 2:
-        return "is stacked with others in one parameter"
+    if any(read.how == "operator" for read in reads.values()) and named[weight].dim() > 3:
+        return STACKED
     return ""
 
 
@@ -213,6 +226,27 @@ def _made(
             bias=bias,
             size=width * (taps or 1),
             columns={name: found for name, found in columns.items() if found is not None and found.size},
+        )
+
+
+def _stacked(module: str, weight: str, dim: int, value: Tensor, reads: Mapping[str, Read]) -> Iterator[Consumer]:
+    """Every matrix of a stack by itself, unless what it is stacked along are the neurons."""
+    width = value.shape[dim]
+    columns = {name: _columns(read.positions, (0, width), 1) for name, read in reads.items()}
+    for place in range(len(value) if dim else 0):
+        yield Consumer(
+            module=module,
+            weight=weight,
+            dim=dim,
+            read=next(iter(reads.values())),
+            channels=(0, width),
+            outputs=None,
+            form="mixing",
+            bias=None,
+            size=width,
+            columns={name: found for name, found in columns.items() if found is not None},
+            place=place,
+            routed=True,
         )
 
 

@@ -17,6 +17,7 @@ from tracker.errors import ConfigError
 
 _COPIES = 3  # one that is changed, and the values it had after the best step and the latest
 _SOLVED = 12  # square matrices in double precision while neurons are chosen, workspace included: measured
+_HELD = 4  # of those, for every further consumer that is looked at with it
 _MUCH = 10**9
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -49,7 +50,8 @@ def footprint(bench: Bench, copies: int, *, training: bool) -> Footprint:
     for _, unit in units(consumers, stages):
         sizes = [(consumer.size, _outputs(consumer, named[consumer.weight])) for consumer in unit]
         wide = max(size for size, _ in sizes)
-        moments = max(moments, sum(2 * 4 * n * (n + m) for n, m in sizes) + _SOLVED * 8 * wide**2)
+        others = sum(n**2 for n, _ in sizes) - wide**2
+        moments = max(moments, sum(2 * 4 * n * (n + m) for n, m in sizes) + 8 * (_SOLVED * wide**2 + _HELD * others))
     samples = sum(map(samples_of, bench.raw)) * (1 + copies)
     each = bench.course.remembered / max(1, samples_of(stages.batches[0]))
     kept = 4 if training else 2  # of the dense model and the pruned one; in training also inputs and targets

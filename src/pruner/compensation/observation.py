@@ -60,7 +60,8 @@ def observe(
 ) -> dict[str, Observed]:
     """One pass of a stage over all batches: the moments of every consumer that ran, by its name.
 
-    Where `pruned` is `dense` itself, what is read and what is written come from the same run. Padding does not count.
+    Where `pruned` is `dense` itself, what is read and what is written come from the same run, and so they do where the
+    samples of the two runs are not the same ones (see `Consumer.routed`). Padding does not count.
 
     Raises `DataError` where what is read is not finite.
     """
@@ -77,7 +78,7 @@ def observe(
                 pruned.run(stage, number)
         for consumer in consumers:
             layer = pruned.model.get_submodule(consumer.module)
-            for now, then in zip(read.get(consumer.name, ()), wrote.get(consumer.name, ()), strict=True):
+            for now, then in _pairs(consumer, layer, read.get(consumer.name, []), wrote.get(consumer.name, [])):
                 split = _split(consumer, layer, now, batch, number in held if held else None, len(dense.batches))
                 for index, rows in enumerate((split.fit, split.held)):
                     inputs = input_rows(consumer, layer, now.x, rows)
@@ -100,24 +101,39 @@ def observe(
     return found
 
 
+def _pairs(consumer: Consumer, layer: nn.Module, now: list[Call], then: list[Call]) -> list[tuple[Call, Call]]:
+    """The calls in the pruned model with those in the dense one, or with themselves where the samples are others."""
+
+    def rows_of(calls: list[Call]) -> list[int]:
+        return [row_count(consumer, layer, call.x, call.y) for call in calls]
+
+    alike = now is then or (not consumer.routed and rows_of(now) == rows_of(then))
+    return list(zip(now, then if alike else now, strict=True))
+
+
 @contextmanager
 def captured(model: nn.Module, neurons: NeuronMap, consumers: Sequence[Consumer]) -> Iterator[dict[str, list[Call]]]:
     """Within the block: what each consumer reads and writes, call by call, by its name."""
     calls: dict[str, list[Call]] = {}
     by_module: dict[str, list[Consumer]] = {}
     groups: list[NeuronGroup] = []
-    at_operators: dict[tuple[str, str], Consumer] = {}
+    at_operators: dict[tuple[str, str], dict[int | None, Consumer]] = {}
     for consumer in consumers:
         if consumer.read.how == "input":
             by_module.setdefault(consumer.module, []).append(consumer)
         else:
-            at_operators[consumer.read.module, consumer.read.parameter] = consumer
-            groups.append(replace(neurons[next(iter(consumer.columns))], reads=(consumer.read,)))
+            places = at_operators.setdefault((consumer.read.module, consumer.read.parameter), {})
+            if not places:
+                groups.append(replace(neurons[next(iter(consumer.columns))], reads=(consumer.read,)))
+            places[consumer.place] = consumer
 
     def visit(_: NeuronGroup, read: Read, x: Tensor) -> None:
-        consumer = at_operators[read.module, read.parameter]
-        moved = x.detach().movedim(read.axis, consumer.read.axis)
-        calls.setdefault(consumer.name, []).append(Call(moved, None))
+        places = at_operators[read.module, read.parameter]
+        for place, part in [(None, x)] if None in places else taps.parts(x):
+            consumer = places[place]
+            if part.numel():
+                moved = part.detach().movedim(read.axis, consumer.read.axis)
+                calls.setdefault(consumer.name, []).append(Call(moved, None))
 
     with ExitStack() as stack:
         for name, own in by_module.items():
@@ -133,7 +149,7 @@ def captured(model: nn.Module, neurons: NeuronMap, consumers: Sequence[Consumer]
             handle = model.get_submodule(name).register_forward_hook(hook, with_kwargs=True)
             stack.callback(handle.remove)
         if groups:
-            stack.enter_context(tap(model, groups, visit))
+            taps = stack.enter_context(tap(model, groups, visit))
         stack.enter_context(_Sums(calls))
         yield calls
 

@@ -150,8 +150,8 @@ class _Steps:
             silence(silent, bench.neurons, name, chosen)
         self.distances = {"removed": bench.near(silent)}
         self.best = "removed"
-        self.tensors: Mapping[str, Tensor] = {}
-        self.names: set[str] = set()  # of the tensors that any step has changed
+        self.tensors: Mapping[str, Tensor] = dict(bench.rearranged)
+        self.names: set[str] = set(bench.rearranged)  # of the tensors that any step has changed
         self._lengths = {length.length: length.direction for length in bench.neurons.lengths}
         self._zeroed: dict[str, dict[int, Tensor]] = {}
         for name, chosen in gone.items():
@@ -175,7 +175,8 @@ class _Steps:
         found = {}
         for name, tensor in tensors_of(model).items():
             follows = name in self._lengths  # changed with its direction, and only then
-            if id(tensor) not in seen and not follows and not torch.equal(tensor, self._silent(name, dense[name])):
+            moved = name in self._bench.rearranged or not torch.equal(tensor, self._silent(name, dense[name]))
+            if id(tensor) not in seen and not follows and moved:
                 found[name] = tensor.detach().clone()
             seen.add(id(tensor))
         return found | {
