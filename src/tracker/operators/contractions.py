@@ -30,14 +30,16 @@ def product(flow: Flow, out: Tensor, x: Tensor, y: Tensor, batch: int) -> None:
     else:
         flow.contract(x, batch + 1, y, batch, batch + 1)
     blocks = []
+    static = flow.is_static(x) or flow.is_static(y)
     for axis in range(batch):
         labels = flow.tie_axes(x, axis, y, axis, "is a batch axis of a product with a tensor without neurons")
         blocks += axis_block(flow, labels, axis)
         if labels is not None:
-            static = flow.is_static(x) or flow.is_static(y)
-            flow.space.mark(labels, "expert" if static else "attention")
             if not static:
+                flow.space.mark(labels, "attention")
                 flow.space.heads.append(labels)
+            elif 1 not in (x if flow.is_static(x) else y).shape[batch:]:  # what reads or writes one number is no expert
+                flow.space.mark(labels, "expert")
     blocks += axis_block(flow, flow.vector(x, batch), batch)
     blocks += axis_block(flow, flow.vector(y, batch + 1), batch + 1)
     flow.put(out, blocks)

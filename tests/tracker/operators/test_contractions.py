@@ -214,6 +214,17 @@ def test_experts_chosen_by_a_batched_product_are_neurons() -> None:
     assert sum(sizes(found).values()) >= 4
 
 
+def test_channels_with_a_matrix_each_are_no_experts() -> None:
+    def states(m: Any, x: Tensor) -> Tensor:  # as in a diagonal state space
+        hidden = torch.bmm(torch.bmm(m.inp(x).T.unsqueeze(-1), m.b), m.c).squeeze(-1)
+        result: Tensor = m.out(hidden.T)
+        return result
+
+    channels = Sample(states, inp=nn.Linear(8, 6), b=parameter(6, 1, 4), c=parameter(6, 4, 1), out=nn.Linear(6, 3))
+    found = check_exact(channels, torch.randn(5, 8), groups=["inp", "b"])
+    assert {group.kind for group in found} == {"mlp"}
+
+
 def test_a_bilinear_layer_reads_both_its_inputs() -> None:
     model = Sample(
         lambda m, x: m.b(F.relu(m.a(x)), m.c(x)), a=nn.Linear(6, 8), c=nn.Linear(6, 5), b=nn.Bilinear(8, 5, 3)
