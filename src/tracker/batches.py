@@ -132,6 +132,17 @@ def forward(model: nn.Module, batch: Batch) -> Any:
     return model(*batch.args, **batch.kwargs)
 
 
+def repeated(model: nn.Module, batch: Batch, seed: int = 0) -> Any:
+    """The same, with the same random numbers each time, so that two models can be compared which draw some.
+
+    To be called under `evaluating`, which brings back the random numbers of before.
+    """
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)
+    return forward(model, batch)
+
+
 def logits(output: Any) -> Tensor:
     """The tensor that a model's output is about: itself, `.logits`, `.last_hidden_state`, or the first tensor in it."""
     if isinstance(output, Tensor):

@@ -235,3 +235,32 @@ def test_neurons_whose_readers_cannot_be_solved_for_go_too(budgets: Any, others:
     assert results["verification"]["summary"]["overall_success"]
     assert {2, 7} <= set(results["plan"]["remove"]["0"])  # those that say least go first
     assert ("curve" in results["budgets"]["layers"]["0"]) == (budgets == "measured")
+
+
+class Autoencoder(nn.Module):
+    """A variational one: every forward draws noise, twice in blocks and once between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU())
+        self.mean, self.spread = nn.Linear(32, 4), nn.Linear(32, 4)
+        self.decoder = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.encoder(x + 0.1 * torch.randn_like(x))
+        mean = self.mean(hidden)
+        drawn = mean + torch.randn_like(mean) * (0.5 * self.spread(hidden)).exp()
+        out: Tensor = self.decoder(drawn)
+        return out
+
+
+@pytest.mark.parametrize("effort", ["low", "default"])
+def test_a_model_that_draws_random_numbers_is_compared_with_the_same_ones(effort: str) -> None:
+    torch.manual_seed(0)
+    model, batches = Autoencoder(), [torch.randn(32, 10) for _ in range(8)]
+    before = torch.random.get_rng_state()
+    results = pruner.compress(model, batches, ratio=0.5, effort=effort)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    distances = results["repair"]["distances"]
+    assert distances["removed"] < 0.5  # between two draws it would be about 2, whatever is removed
+    assert min(distances.values()) < 0.6 * distances["removed"]

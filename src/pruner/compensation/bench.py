@@ -16,7 +16,7 @@ from pruner.compensation.distance import answer, distance, spread
 from pruner.compensation.routing import with_routes
 from pruner.compensation.stages import Course, Stages, course_of
 from pruner.skeleton import plain_tensors
-from tracker.batches import Batch, forward
+from tracker.batches import Batch, forward, repeated
 from tracker.neuron_map import NeuronMap
 
 
@@ -27,16 +27,16 @@ class Nearness:
     """
 
     def __init__(self, dense: nn.Module, data: Calibration) -> None:
-        self._batches = [data.batches[number] for number in sorted(data.held) or data.seen]
+        self._batches = {number: data.batches[number] for number in sorted(data.held) or data.seen}
         with torch.no_grad():
-            self._dense = [answer(forward(dense, batch), batch) for batch in self._batches]
+            self._dense = [answer(repeated(dense, batch, number), batch) for number, batch in self._batches.items()]
         self._unit = spread(self._dense)
 
     def __call__(self, model: nn.Module) -> float:
         with torch.no_grad():
             parts = [
-                float(distance(answer(forward(model, batch), batch), dense, self._unit)) * len(dense.values)
-                for batch, dense in zip(self._batches, self._dense, strict=True)
+                float(distance(answer(repeated(model, batch, number), batch), dense, self._unit)) * len(dense.values)
+                for (number, batch), dense in zip(self._batches.items(), self._dense, strict=True)
             ]
         return sum(parts) / max(1, sum(len(dense.values) for dense in self._dense))
 

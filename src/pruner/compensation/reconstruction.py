@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_map_only
 from pruner.compensation.calibration import Calibration
 from pruner.compensation.distance import answer, distance, mean_error, rows, spread, tensors
 from pruner.compensation.stages import Inputs, Stages
-from tracker.batches import Batch, forward
+from tracker.batches import Batch, repeated
 from tracker.progress import progress
 
 LEARNING_RATE = 5e-4
@@ -109,11 +109,11 @@ def reconstruct_answers(
 ) -> Trained:
     """Train all blocks of `model` together, in place, to give the dense model's answers."""
     batches = dense.batches
-    wanted = [answer(forward(dense.model, batch), batch) for batch in batches]
+    wanted = [answer(repeated(dense.model, batch, number), batch) for number, batch in enumerate(batches)]
     unit = spread(wanted)
 
     def loss(number: int) -> Tensor:
-        return distance(answer(forward(model, batches[number]), batches[number]), wanted[number], unit)
+        return distance(answer(repeated(model, batches[number], number), batches[number]), wanted[number], unit)
 
     return fit("", own, loss, dense.data, steps, seed, TOGETHER)
 

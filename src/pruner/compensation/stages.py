@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from pruner.compensation.calibration import Calibration
-from tracker.batches import Batch, forward
+from tracker.batches import Batch, repeated
 
 _ELEMENTS = (nn.ModuleList, nn.Sequential, nn.ModuleDict)
 _COVERS = 0.8
@@ -62,13 +63,16 @@ class Stages:
     def run(self, stage: int, batch: int, *, last: int | None = None) -> Any:
         """Run one stage on one batch, or all up to the `last`; returns what that block gave (the model without any)."""
         last = stage if last is None else last
-        return run_from(self.model, self.blocks, self._written[batch], self.batches[batch], stage, last)
+        return run_from(self.model, self.blocks, self._written[batch], self._numbered(batch), stage, last)
 
     def given(self, stage: int, batch: int) -> Inputs:
         """What the block of a stage would be called with."""
         if not self.blocks:
             return Inputs(self.batches[batch].args, self.batches[batch].kwargs)
-        return inputs_of(self.model, self.blocks, self._written[batch], self.batches[batch], stage)
+        return inputs_of(self.model, self.blocks, self._written[batch], self._numbered(batch), stage)
+
+    def _numbered(self, batch: int) -> Callable[[nn.Module], Any]:
+        return partial(repeated, batch=self.batches[batch], seed=batch)
 
     def advance(self, stage: int) -> None:
         """The stage is done: remember what it writes, and forget what nobody needs any more."""
@@ -95,11 +99,16 @@ def _shape_only(tensor: Tensor) -> Tensor:
 
 
 def run_from(
-    model: nn.Module, blocks: Sequence[str], written: Mapping[int, Any], batch: Batch, stage: int, last: int
+    model: nn.Module,
+    blocks: Sequence[str],
+    written: Mapping[int, Any],
+    whole: Callable[[nn.Module], Any],
+    stage: int,
+    last: int,
 ) -> Any:
-    """Run `model` on a batch with the blocks before `stage` skipped, until the `last` block has run."""
+    """Run `model`, as `whole` does on a batch, with the blocks before `stage` skipped, until the `last` one has run."""
     if not blocks:
-        return forward(model, batch)
+        return whole(model)
     found: list[Any] = []
 
     def done(_: nn.Module, __: Any, output: Any) -> None:
@@ -110,12 +119,18 @@ def run_from(
         handle = model.get_submodule(blocks[last]).register_forward_hook(done)
         stack.callback(handle.remove)
         try:
-            return forward(model, batch)
+            return whole(model)
         except _DoneError:
             return found[0]
 
 
-def inputs_of(model: nn.Module, blocks: Sequence[str], written: Mapping[int, Any], batch: Batch, stage: int) -> Inputs:
+def inputs_of(
+    model: nn.Module,
+    blocks: Sequence[str],
+    written: Mapping[int, Any],
+    whole: Callable[[nn.Module], Any],
+    stage: int,
+) -> Inputs:
     """What a block would be called with, the blocks before it skipped."""
     found: list[Inputs] = []
 
@@ -126,7 +141,7 @@ def inputs_of(model: nn.Module, blocks: Sequence[str], written: Mapping[int, Any
     with skipped(model, {blocks[index]: written[index] for index in range(stage)}):
         handle = model.get_submodule(blocks[stage]).register_forward_pre_hook(reached, with_kwargs=True)
         try:
-            forward(model, batch)
+            whole(model)
         except _DoneError:
             pass
         finally:
@@ -183,7 +198,7 @@ def calls_of(model: nn.Module, batch: Batch) -> dict[str, list[int]]:
                 lambda *_, name=name: calls.setdefault(name, []).append(next(count))
             )
             stack.callback(handle.remove)
-        forward(model, batch)
+        repeated(model, batch)
     return calls
 
 
@@ -225,6 +240,7 @@ def _within(name: str, outer: str) -> bool:
 
 def _checked(model: nn.Module, blocks: tuple[str, ...], batch: Batch, first: dict[str, int]) -> Course:
     """A course of these blocks if they are called with the same whether those before them run or are skipped."""
+    whole = partial(repeated, batch=batch)
     given: dict[str, Inputs] = {}
     written: dict[int, Any] = {}
     with ExitStack() as stack:
@@ -239,14 +255,14 @@ def _checked(model: nn.Module, blocks: tuple[str, ...], batch: Batch, first: dic
 
             stack.callback(block.register_forward_pre_hook(before, with_kwargs=True).remove)
             stack.callback(block.register_forward_hook(after).remove)
-        forward(model, batch)
+        whole(model)
     chain = True
     for stage in range(1, len(blocks)):
         older = {index: tree_map_only(Tensor, _shape_only, written[index]) for index in range(stage - 1)}
         try:
-            alone = inputs_of(model, blocks, {**older, stage - 1: written[stage - 1]}, batch, stage)
+            alone = inputs_of(model, blocks, {**older, stage - 1: written[stage - 1]}, whole, stage)
             chain = chain and _same(alone, given[blocks[stage]])
-            if not chain and not _same(inputs_of(model, blocks, written, batch, stage), given[blocks[stage]]):
+            if not chain and not _same(inputs_of(model, blocks, written, whole, stage), given[blocks[stage]]):
                 return Course((), True, first)
         except Exception:  # noqa: BLE001 (the model's code may need what a skipped block does in any way)
             return Course((), True, first)
