@@ -92,10 +92,14 @@ class Bench:
         return copied(self.model)
 
 
-def copied(model: nn.Module) -> nn.Module:
-    """A copy of a model, without gradients, and cut off from what an earlier forward left in it."""
+def copied(model: nn.Module, shared: Collection[Tensor] = ()) -> nn.Module:
+    """A copy of a model, without gradients, and cut off from what an earlier forward left in it. What is `shared` is no
+    copy.
+    """
+    own = {id(x): x for x in shared}
     left_over = {id(x): x.detach().clone() for _, x in plain_tensors(model) if not x.is_leaf}
-    twin = copy.deepcopy(model, left_over)
+    twin = copy.deepcopy(model, left_over | own)
     for parameter in twin.parameters():
-        parameter.grad = None
+        if id(parameter) not in own:
+            parameter.grad = None
     return twin

@@ -7,7 +7,6 @@ is measured: where neurons at one position belong together after all, as taps of
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pruner.compensation.bench import Bench
+from pruner.compensation.bench import Bench, copied
 from pruner.compensation.closed_form import problems_of
 from pruner.compensation.consumers import Consumer
 from pruner.compensation.elimination import eliminate
@@ -35,8 +34,7 @@ def lined_up(bench: Bench) -> Bench:
     if not any(places.values()):
         return bench
     moving = {id(bench.model.get_parameter(name)) for sites in places.values() for name in sites}
-    shared = {id(x): x for x in tensors_of(bench.model).values() if id(x) not in moving}
-    model = copy.deepcopy(bench.model, shared)
+    model = copied(bench.model, [x for x in tensors_of(bench.model).values() if id(x) not in moving])
     rearranged: dict[str, Tensor] = {}
     for name, readers, observed in survey(bench):
         sites = places[name]
@@ -62,14 +60,14 @@ def _places(bench: Bench, group: NeuronGroup) -> Mapping[str, tuple[int, Tensor]
     readers = bench.consumers.reading(group.name)
     if not readers or any(consumer.place is None for consumer in readers):
         return {}
+    named = dict(bench.model.named_parameters(remove_duplicate=False))
     found: dict[str, tuple[int, Tensor]] = {}
-    counts = {len(readers)}
     for site, positions in group.members.items():
-        counts.add(len(bench.model.get_parameter(site.parameter)))
-        if site.dim == 0 or site.parameter in found:
+        stack = named.get(site.parameter)
+        if stack is None or site.dim == 0 or len(stack) != len(readers) or site.parameter in found:
             return {}
         found[site.parameter] = site.dim, torch.from_numpy(positions)
-    return found if len(counts) == 1 else {}
+    return found
 
 
 def _orders(
