@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor, nn
 
 from pruner.companions import Along, Companions
-from pruner.equivalence import Agreement, Expected, batch_of, compare, expect, unproven
+from pruner.equivalence import Agreement, Expected, batch_of, compare, expect, expect_all, unproven
 from pruner.lineage import recorded
 from pruner.masking import maskable, reads_after
 from pruner.plan import PruningPlan
@@ -92,7 +92,7 @@ def expect_exact(
     with Snapshot() as snapshot, snapshot:  # twice: see its docstring
         cut_to_size(model, cuts_without(model, neurons, others), integer_changes(model, neurons, others), snapshot)
         left = reads_after(neurons, others)
-        return tuple(expect(model, left, masked, batch) for batch in batches)
+        return expect_all(model, left, masked, batches)
 
 
 def _operate(

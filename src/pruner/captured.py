@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pruner.apply import expect_exact
 from pruner.equivalence import Expected, answers, batch_of
 from pruner.lineage import pruning_history
-from pruner.masking import maskable, silenced
+from pruner.masking import NeverReadError, maskable, silenced
 from pruner.plan import PruningPlan
 from pruner.repair import Repair, checked, give, repaired_in
 from pruner.skeleton import skeleton
@@ -87,7 +87,11 @@ def capture(
     elif found is not None and (len(unmasked) < len(removed) or not removed):
         with Snapshot() as snapshot:
             give(model, checked(model, repair), snapshot)
-            masked = expect_exact(model, found, removed, chosen)
+            try:
+                masked = expect_exact(model, found, removed, chosen)
+            except NeverReadError:
+                chosen = _reaching(model, found, removed, chosen, data_loader)
+                masked = expect_exact(model, found, removed, chosen)
             if inexact and exact:
                 with silenced(model, found, exact):
                     zeroed = tuple(answers(model, batch) for batch in chosen)
@@ -130,6 +134,32 @@ def captured_for(
 def inexact_in(neurons: NeuronMap | None, removed: Mapping[str, Tensor]) -> dict[str, str]:
     """The layers that lose neurons and are not exact, and why they are not."""
     return {} if neurons is None else {name: neurons[name].note for name in removed if not neurons[name].exact}
+
+
+def _reaching(
+    model: nn.Module,
+    neurons: NeuronMap,
+    removed: Mapping[str, Tensor],
+    chosen: tuple[Batch, ...],
+    data_loader: Iterable[Any] | None,
+) -> tuple[Batch, ...]:
+    """The batches chosen, and those of the loader on which more runs that reads these neurons: experts, for example,
+    run only where the model routes samples to them.
+    """
+    parts = {name: gone for name, gone in removed.items() if maskable(neurons[name])}
+    never: set[str] | None = None
+    found = list(chosen)
+    for number, batch in enumerate(iter_batches(data_loader or (), model)):
+        unread: set[str] = set()
+        with silenced(model, neurons, parts, unread=unread):
+            answers(model, batch)
+        left = unread if never is None else never & unread
+        if number >= len(chosen) and left != never:
+            found.append(batch)
+        never = left
+        if not never:
+            break
+    return tuple(found)
 
 
 def _batches(model: nn.Module, data_loader: Iterable[Any] | None, count: int | None) -> tuple[Batch, ...]:

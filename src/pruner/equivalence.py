@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import keystr, tree_leaves, tree_leaves_with_path, tree_map_only
 
-from pruner.masking import maskable, silenced
+from pruner.masking import NeverReadError, maskable, silenced
 from tracker.batches import Batch, evaluating, forward
 from tracker.errors import DataError
 from tracker.example_inputs import Call
@@ -61,19 +61,43 @@ class Agreement:
         return self.error <= self.tolerance
 
 
-def expect(model: nn.Module, neurons: NeuronMap, removed: Mapping[str, Tensor], batch: Batch) -> Expected:
+def expect_all(
+    model: nn.Module, neurons: NeuronMap, removed: Mapping[str, Tensor], batches: Iterable[Batch]
+) -> tuple[Expected, ...]:
+    """`expect` for several batches; what reads the neurons has to run on one of them at least."""
+    unread: list[set[str]] = []
+    found = []
+    for batch in batches:
+        unread.append(set())
+        found.append(expect(model, neurons, removed, batch, unread=unread[-1]))
+    never = set.intersection(*unread) if unread else set()
+    if never:
+        raise NeverReadError(never)
+    return tuple(found)
+
+
+def expect(
+    model: nn.Module,
+    neurons: NeuronMap,
+    removed: Mapping[str, Tensor],
+    batch: Batch,
+    *,
+    unread: set[str] | None = None,
+) -> Expected:
     """Run the dense model with the neurons in `removed` zeroed, and measure how far rounding carries in it.
+
+    What reads them and did not run is added to `unread`.
 
     Raises:
         DataError: an output holds NaN or Inf, or the model returns no floating-point tensor at all.
-        VerificationError: a masked neuron was never read.
+        VerificationError: a masked neuron was never read, and no `unread` is given.
     """
-    with silenced(model, neurons, removed):
+    with silenced(model, neurons, removed, unread=unread):
         outputs = answers(model, batch)
     _check_finite(model, outputs)
     eps = coarsest_eps(chain(model.parameters(), outputs.values()))
     jitter = eps / 2 * _reordering(neurons, removed, next(model.parameters()))
-    with silenced(model, neurons, removed, jitter=jitter):
+    with silenced(model, neurons, removed, jitter=jitter, unread=unread):
         moved = answers(model, batch)
     noise = {name: difference(moved[name], output) for name, output in outputs.items()}
     tolerances = {name: min(max(rounding(eps), NOISE_FACTOR * noise[name]), WIDEST) for name in outputs}

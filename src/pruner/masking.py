@@ -6,7 +6,7 @@ shares no code with the slicing, so that a mistake in one cannot hide the same m
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -52,9 +52,14 @@ def maskable(group: NeuronGroup) -> bool:
 
 @contextmanager
 def silenced(
-    model: nn.Module, neurons: NeuronMap, removed: Mapping[str, Tensor], *, jitter: float = 0.0
+    model: nn.Module,
+    neurons: NeuronMap,
+    removed: Mapping[str, Tensor],
+    *,
+    jitter: float = 0.0,
+    unread: set[str] | None = None,
 ) -> Iterator[None]:
-    """`masked` for a resolved plan.
+    """`masked` for a resolved plan. What never ran is added to `unread` where that is given, and is no error then.
 
     With `jitter`, every value that the consumers of these layers read is also moved by plus or minus that share of
     itself: as much as rounding does, which shows how far rounding alone carries in this model.
@@ -83,10 +88,20 @@ def silenced(
 
     with tap(model, groups, silence) as taps, absent(unwrapped(model), experts, jitter=jitter) as silent:
         yield
-    never = sorted({*silent, *(read.module or read.parameter for read in taps.silent)})
-    if never:
-        raise VerificationError(
-            f"The neurons to be masked were never read: {_listed(never)} did not run, so the mask proves nothing.",
+    never = {*silent, *(read.module or read.parameter for read in taps.silent)}
+    if unread is not None:
+        unread |= never
+    elif never:
+        raise NeverReadError(never)
+
+
+class NeverReadError(VerificationError):
+    """Neurons were zeroed, and nothing that reads them ran."""
+
+    def __init__(self, never: Collection[str]) -> None:
+        super().__init__(
+            f"The neurons to be masked were never read: {_listed(sorted(never))} did not run, so the mask proves "
+            f"nothing.",
             hint="Give inputs that reach these layers.",
         )
 

@@ -156,6 +156,9 @@ def consumers_of(
         if dim is None:
             left_out[weight] = "is no plain matrix over what it reads"
             continue
+        if any(read.how == "operator" and read.positions.shape[1] != k for read, k in _widths(neurons, weight, reads)):
+            left_out[weight] = STACKED
+            continue
         if named[weight].dim() == 3 and any(read.how == "operator" for read in reads.values()):
             found += _stacked(module, weight, dim, named[weight], reads)
             continue
@@ -169,6 +172,14 @@ def consumers_of(
             left_out[weight] = "its neurons take up unequal parts of its groups"
         found += [consumer for consumer in made if consumer is not None]
     return Consumers(tuple(found), left_out)
+
+
+def _widths(neurons: NeuronMap, weight: str, reads: Mapping[str, Read]) -> Iterator[tuple[Read, int]]:
+    """The reads of a weight, and how many positions each neuron has in it: several where it is read in slices."""
+    for name, read in reads.items():
+        for site, positions in neurons[name].members.items():
+            if site.parameter == weight:
+                yield read, positions.shape[1]
 
 
 def _obstacle(

@@ -203,8 +203,8 @@ def _norms(bench: Bench, pruned: nn.Module, steps: _Steps) -> None:
         return
     before = {name: buffer.clone() for name, buffer in pruned.named_buffers()}
     real = calibration(bench.raw)
-    reestimate(pruned, [real.batches[number] for number in real.seen])
-    steps.note("batch norms", pruned, steps.changed(pruned))
+    if reestimate(pruned, [real.batches[number] for number in real.seen]):
+        steps.note("batch norms", pruned, steps.changed(pruned))
     if steps.best != "batch norms":
         for name, buffer in pruned.named_buffers():
             buffer.copy_(before[name])

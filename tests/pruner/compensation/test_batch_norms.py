@@ -47,3 +47,13 @@ def test_it_is_a_step_of_the_repair_and_kept_only_where_it_helps() -> None:
     changed = "4.running_var" in results["repair"]["repaired"]
     assert changed == (results["repair"]["kept"] == "batch norms")
     assert results["verification"]["summary"]["overall_success"]
+
+
+def test_a_single_value_a_channel_teaches_a_norm_nothing() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3))
+    one, two = Batch((torch.randn(1, 1, 8, 8),)), Batch((torch.randn(2, 1, 8, 8),))
+    assert not reestimate(net, [one])
+    assert reestimate(net, [two])
+    wanted = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    assert reestimate(net, [one, two])
+    assert all(torch.equal(buffer, wanted[name]) for name, buffer in net.named_buffers())

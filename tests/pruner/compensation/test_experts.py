@@ -230,3 +230,55 @@ def test_what_each_expert_of_transformers_reads(implementation: str) -> None:
         wanted = experts.act_fn(gate) * up  # in whatever order
         assert found.shape == wanted.shape
         torch.testing.assert_close(found.T @ found, wanted.T @ wanted)
+
+
+class OneOfTwo(nn.Module):
+    """The sign of the first value decides which of two layers runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.Linear(WIDTH, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 4)) for _ in range(2)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = x.new_zeros(len(x), 4)
+        for number, layer in enumerate(self.layers):
+            rows = ((x[:, 0] > 0) == bool(number)).nonzero().flatten()
+            if len(rows):
+                out = out.index_add(0, rows, layer(x[rows]))
+        return out
+
+
+def test_the_proof_looks_for_data_that_reach_every_expert() -> None:
+    torch.manual_seed(0)
+    rows = [torch.randn(32, WIDTH) for _ in range(8)]
+    batches = [torch.cat([-x[:, :1].abs(), x[:, 1:]], 1) for x in rows[:7]]
+    batches.append(torch.cat([rows[7][:, :1].abs(), rows[7][:, 1:]], 1))
+    model = OneOfTwo()
+    discover(model, torch.cat([batches[0], batches[-1]]))
+    quiet = pruner.create_default_config().update(logging={"log_to_console": False})
+    results = pruner.compress(model, batches, ratio=0.5, effort="low", budgets="uniform", config=quiet)
+    assert results["neurons_pruned"] == HIDDEN
+    assert results["verification"]["summary"]["overall_success"]
+
+
+class Sliced(nn.Module):
+    """Experts side by side in one matrix, which is cut when it is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Parameter(torch.randn(EXPERTS * HIDDEN, WIDTH) / WIDTH**0.5)
+        self.down = nn.Parameter(torch.randn(EXPERTS * HIDDEN, WIDTH) / HIDDEN**0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        ups, downs = (w.view(EXPERTS, -1, WIDTH) for w in (self.up, self.down))
+        return x + sum(torch.relu(x @ up.T) @ down for up, down in zip(ups, downs, strict=True))
+
+
+def test_a_matrix_that_is_read_in_slices_is_not_solved_for() -> None:
+    torch.manual_seed(0)
+    results = compressed(Net(Sliced))
+    assert results["verification"]["summary"]["overall_success"]
+    assert set(results["repair"]["left_out"]) == {f"layers.{i}.down" for i in range(3)}
+    assert results["neurons_pruned"] == 3 * HIDDEN // 2
