@@ -12,10 +12,12 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 import pruner
+from pruner.compensation import pipeline
 from tracker.discover import discover
 
 FAST = """
-GPT2LMHeadModel MixtralForCausalLM GptOssForCausalLM DbrxForCausalLM SwitchTransformersForConditionalGeneration
+GPT2LMHeadModel GPTJForCausalLM MixtralForCausalLM GptOssForCausalLM DbrxForCausalLM
+SwitchTransformersForConditionalGeneration
 T5ForConditionalGeneration ResNetForImageClassification LevitModel
 """.split()
 
@@ -43,7 +45,8 @@ def shuffled(inputs: Any, seed: int) -> Any:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("entry", entries())
-def test_a_repair_of_any_architecture(entry: Entry) -> None:
+def test_a_repair_of_any_architecture(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(pipeline.EFFORTS, "default", pipeline.Work(copies=1, block_steps=4, answer_steps=4))
     example = entry.fresh()
     model = example.model
     given = {**dict(zip(inspect.signature(model.forward).parameters, example.args, strict=False)), **example.kwargs}
@@ -51,7 +54,7 @@ def test_a_repair_of_any_architecture(entry: Entry) -> None:
     if not any(group.exact for group in neurons):
         pytest.skip("no layer is exact")
     quiet = pruner.create_default_config().update(logging={"log_to_console": False})
-    results = pruner.compress(model, [shuffled(given, i) for i in range(4)], ratio=0.5, effort="low", config=quiet)
+    results = pruner.compress(model, [shuffled(given, i) for i in range(4)], ratio=0.5, config=quiet)
     distances = results["repair"]["distances"]
     assert results["verification"]["summary"]["overall_success"]
     assert distances[results["repair"]["kept"]] <= distances["removed"]

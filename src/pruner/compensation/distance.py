@@ -68,12 +68,21 @@ def tensors(output: Any) -> list[Tensor]:
 
 
 def mean_error(outputs: Sequence[Tensor], wanted: Sequence[Tensor], batch: Batch, scale: Sequence[float]) -> Tensor:
-    """The mean square of the differences, each tensor in units of its `scale`, padding left out."""
+    """The mean square of the differences, each tensor in units of its `scale`, padding left out.
+
+    Only of tensors of one shape (see `comparable`): a block may also return something of each head.
+    """
     parts = [
         (rows(x, batch).float() - rows(y, batch).float()).square().mean() / variance
         for x, y, variance in zip(outputs, wanted, scale, strict=True)
+        if x.shape == y.shape
     ]
     return torch.stack(parts).mean()
+
+
+def comparable(outputs: Sequence[Tensor], wanted: Sequence[Tensor]) -> bool:
+    """Whether what two blocks wrote can be compared: as many tensors, and the first ones of one shape."""
+    return len(outputs) == len(wanted) > 0 and outputs[0].shape == wanted[0].shape
 
 
 def rows(x: Tensor, batch: Batch) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from pruner.compensation.calibration import Calibration
-from pruner.compensation.distance import Answer, answer, distance, mean_error, rows, spread, tensors
+from pruner.compensation.distance import Answer, answer, comparable, distance, mean_error, rows, spread, tensors
 from pruner.compensation.stages import Inputs, Stages
 from tracker.batches import Batch, repeated
 from tracker.progress import progress
@@ -56,8 +56,9 @@ def reconstruct_blocks(
     last = -1
     for stage in progress(range(len(dense)), "Training block by block"):
         if stage > last:
-            last = _last(dense, pruned, stage)
-            blocks = dense.blocks[stage : last + 1] or ("",)
+            found = _last(dense, pruned, stage)
+            last = len(dense) - 1 if found is None else found
+            blocks = () if found is None else dense.blocks[stage : last + 1] or ("",)
             own = [parameter for block in blocks for parameter in parameters(block)]
             if own:
                 done.append(_reconstruct(dense, pruned, stage, last, ", ".join(blocks), own, steps, seed + stage))
@@ -66,13 +67,13 @@ def reconstruct_blocks(
     return done
 
 
-def _last(dense: Stages, pruned: Stages, stage: int) -> int:
+def _last(dense: Stages, pruned: Stages, stage: int) -> int | None:
     """The block from which on nothing of this one's neurons is seen: the first that writes what the dense one does."""
     for last in range(stage, len(dense)):
         now, then = (tensors(stages.run(stage, 0, last=last)) for stages in (pruned, dense))
-        if [x.shape for x in now] == [x.shape for x in then]:
+        if comparable(now, then):
             return last
-    return len(dense) - 1
+    return None
 
 
 def _reconstruct(
@@ -127,10 +128,9 @@ def reconstruct_answers(
             then = known[number] if number in known else _said(dense.model, blocks, batch, number)
         now = _said(model, blocks, batch, number)
         errors = [
-            mean_error(now.written[block], wanted, batch, scales[block])
+            mean_error(now.written[block], then.written[block], batch, scales[block])
             for block in blocks
-            if (wanted := then.written.get(block))
-            and [x.shape for x in now.written.get(block, [])] == [x.shape for x in wanted]
+            if comparable(now.written.get(block, []), then.written.get(block, []))
         ]
         return torch.stack(errors).mean() if errors else distance(now.answer, then.answer, unit)
 
