@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from pruner.compensation.calibration import Calibration
 from pruner.compensation.distance import Answer, answer, comparable, distance, mean_error, rows, spread, tensors
@@ -31,6 +31,7 @@ CHECKS = 12
 """How often a training is judged on held-out samples."""
 PATIENCE = 7
 """The training of a block ends when so many checks in a row were no better."""
+_VALUES = (Tensor, bool, int, float, complex, str, bytes, torch.dtype, torch.device)
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ def _reconstruct(
     if stage == last and dense.blocks:  # the block alone, with what the model's own code hands it
         module = pruned.model.get_submodule(dense.blocks[stage])
         inputs = [_detached(pruned.given(stage, number)) for number in numbers]
+        inputs = inputs if all(map(_again, inputs)) else []
 
     def loss(number: int) -> Tensor:
         if inputs:
@@ -183,6 +185,8 @@ def fit(
             optimizer.zero_grad()
             with torch.enable_grad():
                 value = loss(order.pop())
+                if not value.requires_grad:  # the model's code lets no gradient through
+                    break
                 value.backward()
             nn.utils.clip_grad_norm_(own, 1.0)
             optimizer.step()
@@ -235,6 +239,11 @@ def _variances(wanted: Sequence[Sequence[Tensor]], batches: Sequence[Batch]) -> 
 
 def _detached(inputs: Inputs) -> Inputs:
     return Inputs(*tree_map_only(Tensor, torch.Tensor.detach, tuple(inputs)))
+
+
+def _again(inputs: Inputs) -> bool:
+    """Whether a block may be called with these more than once: an object, such as a cache, may remember each call."""
+    return all(leaf is None or isinstance(leaf, _VALUES) for leaf in tree_leaves(tuple(inputs)))
 
 
 def _fresh(given: Any) -> Any:
