@@ -18,7 +18,7 @@ from tracker.discover import discover
 FAST = """
 GPT2LMHeadModel GPTJForCausalLM MixtralForCausalLM GptOssForCausalLM DbrxForCausalLM
 SwitchTransformersForConditionalGeneration
-T5ForConditionalGeneration ResNetForImageClassification LevitModel
+T5ForConditionalGeneration XLMModel ResNetForImageClassification LevitModel
 """.split()
 
 
