@@ -39,8 +39,14 @@ def with_routes(model: nn.Module, neurons: NeuronMap, consumers: Consumers, batc
 
 
 def _routed(model: nn.Module, modules: Collection[str], batch: Batch) -> set[str]:
-    """The modules that read different numbers of rows of pieces of a batch, which have the same shapes."""
-    reads = [_rows_read(model, modules, piece) for piece in pieces_of(batch, _PIECES)]
+    """The modules that read different numbers of rows of pieces of a batch, which have the same shapes.
+
+    None where the model does not run on pieces.
+    """
+    try:
+        reads = [_rows_read(model, modules, piece) for piece in pieces_of(batch, _PIECES)]
+    except (RuntimeError, ValueError, IndexError, AssertionError):
+        return set()
     return {name for name in modules if any(one.get(name) != reads[0].get(name) for one in reads)}
 
 
