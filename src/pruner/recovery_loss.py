@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruner.compensation.distance import Answer, answer, distance, mean_error, rows, spread, tensors
+from pruner.compensation.distance import Answer, answer, distance, mean_error, rows, spread, written
 from pruner.compensation.stages import blocks_of, calls_of
 from tracker.batches import Batch, as_batch, evaluating, forward, logits
 from tracker.errors import DataError, PlanError
@@ -66,12 +65,12 @@ class Objective:
     def __call__(self, raw: Any, batch: Batch) -> Tensor:
         """The loss, differentiable in the model's parameters."""
         parts: list[Tensor] = []
-        with _written(self.model, self.blocks) as ours:
+        with written(self.model, self.blocks) as ours:
             output = forward(self.model, batch)
         if self.weights.labels:
             parts.append(self.weights.labels * (self.loss(output, raw) if self.loss else labelled(output, batch)))
         if self.teacher is not None:
-            with torch.no_grad(), _written(self.teacher, self.blocks) as theirs:
+            with torch.no_grad(), written(self.teacher, self.blocks) as theirs:
                 wanted = self._taught(self.teacher, raw, batch)
             if self.weights.answers:
                 parts.append(self.weights.answers * self._distance(answer(output, batch), wanted))
@@ -128,9 +127,9 @@ def _common_blocks(model: nn.Module, teacher: nn.Module, raw: Any, batch: Batch)
     names = [name for name in names if next(known[name].children(), None) is not None] or names  # no head, no embedding
     shapes: list[dict[str, list[torch.Size]]] = []
     for one, given in ((model, batch), (teacher, own)):
-        with _written(one, names) as written:
+        with written(one, names) as found:
             forward(one, given)
-        shapes.append({name: [x.shape for x in outputs] for name, outputs in written.items()})
+        shapes.append({name: [x.shape for x in outputs] for name, outputs in found.items()})
     same = tuple(name for name in names if shapes[0].get(name) and shapes[0].get(name) == shapes[1].get(name))
     if not same:
         raise PlanError(
@@ -148,17 +147,3 @@ def _error(ours: list[Tensor], theirs: list[Tensor], batch: Batch) -> Tensor:
         variance = (real - real.mean(0)).square().mean().clamp_min(1e-12)
         parts.append(mean_error([x], [y], batch, [1.0]) / variance)
     return torch.stack(parts).mean()
-
-
-@contextmanager
-def _written(model: nn.Module, blocks: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
-    """What the blocks write within the block of code; the last time where one runs several times."""
-    found: dict[str, list[Tensor]] = {}
-    with ExitStack() as stack:
-        for name in blocks:
-
-            def keep(_: nn.Module, __: Any, output: Any, name: str = name) -> None:
-                found[name] = tensors(output)
-
-            stack.callback(model.get_submodule(name).register_forward_hook(keep).remove)
-        yield found

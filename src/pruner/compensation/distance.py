@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
@@ -65,6 +66,20 @@ def distance(found: Answer, dense: Answer, unit: float) -> Tensor:
 def tensors(output: Any) -> list[Tensor]:
     """The floating-point tensors of what a block returns."""
     return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+@contextmanager
+def written(model: nn.Module, blocks: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
+    """What these blocks of a model write within the block of code; the last time where one runs several times."""
+    found: dict[str, list[Tensor]] = {}
+    with ExitStack() as stack:
+        for name in blocks:
+
+            def keep(_: nn.Module, __: Any, output: Any, name: str = name) -> None:
+                found[name] = tensors(output)
+
+            stack.callback(model.get_submodule(name).register_forward_hook(keep).remove)
+        yield found
 
 
 def mean_error(outputs: Sequence[Tensor], wanted: Sequence[Tensor], batch: Batch, scale: Sequence[float]) -> Tensor:

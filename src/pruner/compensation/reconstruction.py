@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,7 +19,17 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from pruner.compensation.calibration import Calibration
-from pruner.compensation.distance import Answer, answer, comparable, distance, mean_error, rows, spread, tensors
+from pruner.compensation.distance import (
+    Answer,
+    answer,
+    comparable,
+    distance,
+    mean_error,
+    rows,
+    spread,
+    tensors,
+    written,
+)
 from pruner.compensation.stages import Inputs, Stages
 from tracker.batches import Batch, repeated
 from tracker.progress import progress
@@ -147,15 +157,8 @@ class _Said(NamedTuple):
 
 
 def _said(model: nn.Module, blocks: Sequence[str], batch: Batch, number: int) -> _Said:
-    written: dict[str, list[Tensor]] = {}
-    with ExitStack() as stack:
-        for block in blocks:
-
-            def note(_: nn.Module, __: Any, output: Any, block: str = block) -> None:
-                written[block] = tensors(output)
-
-            stack.callback(model.get_submodule(block).register_forward_hook(note).remove)
-        return _Said(answer(repeated(model, batch, number), batch), written)
+    with written(model, blocks) as found:
+        return _Said(answer(repeated(model, batch, number), batch), found)
 
 
 def fit(
