@@ -51,6 +51,7 @@ class Taps:
     def __init__(self, groups: Iterable[NeuronGroup]) -> None:
         self.pairs = [(group, read) for group in groups for read in group.reads]
         self._seen: set[int] = set()
+        self._elsewhere: dict[tuple[int, int], Read] = {}  # kept, for visitors know a read by its identity
         self.divided: Callable[[Tensor], Iterator[tuple[int, Tensor]]] = lambda x: iter(())  # by the product that runs
 
     @property
@@ -73,7 +74,9 @@ class Taps:
         """
         for group, read in pairs:
             self._seen.add(id(read))
-            here = read if axis in (None, read.axis) else replace(read, axis=axis)
+            here = read
+            if axis is not None and axis != read.axis:
+                here = self._elsewhere.setdefault((id(read), axis), replace(read, axis=axis))
             replaced = visitor(group, here, x)
             x = x if replaced is None else replaced
         return x

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tracker.discover import discover
 from tracker.neuron_map import NeuronGroup, NeuronMap, Read
-from tracker.taps import tap
+from tracker.taps import Taps, tap
 
 Visit = tuple[str, Read, Tensor]
 
@@ -178,3 +178,13 @@ def test_a_product_that_runs_in_another_way_than_in_the_trace() -> None:
     assert len(seen) == 2
     for read in seen:
         torch.testing.assert_close(read.reshape(2, 6, 4), model.before(x))
+
+
+def test_a_read_is_one_object_wherever_it_happens() -> None:
+    """Visitors remember what they made for a read by its identity: one that lives no longer lends it to another."""
+    groups = list(discover(CNN(), CNN_INPUT))[:2]
+    taps, seen = Taps(groups), []
+    for _ in range(3):
+        for pair in taps.pairs:
+            taps.visit([pair], torch.zeros(2, 3), lambda _, read, x: seen.append(id(read)), axis=-7)
+    assert len(set(seen)) == len(taps.pairs) >= 2
