@@ -128,8 +128,9 @@ def reconstruct_answers(
     """
     batches, judging = dense.batches, sorted(dense.data.held) or dense.data.seen
     with torch.no_grad():
-        known = {number: _said(dense.model, dense.blocks, batches[number], number) for number in judging}
-    blocks = () if known[judging[0]].answer.classes else dense.blocks
+        first = _said(dense.model, (), batches[judging[0]], judging[0])
+        blocks = () if first.answer.classes else dense.blocks
+        known = {number: _said(dense.model, blocks, batches[number], number) for number in judging}
     unit = spread([said.answer for said in known.values()])
     own_batches = [batches[number] for number in judging]
     scales = {block: _variances([known[number].written[block] for number in judging], own_batches) for block in blocks}
